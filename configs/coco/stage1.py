@@ -1,0 +1,11 @@
+# Stage 1 on COCO captions (official files: annotations/captions_{train,val}2017.json, train2017/, val2017/), with the
+# pre-trained parts of configs/flickr8k. COCO lies in data/coco, or where MMBLIP2_COCO says.
+#   python tools/train.py configs/coco/stage1.py
+#   python tools/test.py configs/coco/stage1.py work_dirs/stage1
+_base_ = ['../flickr8k/stage1.py']
+coco = '{{$MMBLIP2_COCO:data/coco}}'
+
+train_dataloader = dict(dataset=dict(
+    data_root=coco, ann_file='annotations/captions_train2017.json', data_prefix=dict(img_path='train2017')))
+test_dataloader = dict(dataset=dict(
+    data_root=coco, ann_file='annotations/captions_val2017.json', data_prefix=dict(img_path='val2017')))

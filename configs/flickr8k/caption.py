@@ -1,0 +1,8 @@
+# Caption fine-tuning on Flickr8k: stage 2 goes on at a low learning rate.
+#   python tools/train.py configs/flickr8k/caption.py --work-dir work_dirs/flickr8k/caption
+#   python tools/test.py configs/flickr8k/caption.py work_dirs/flickr8k/caption
+_base_ = ['stage2.py']
+
+load_from = 'work_dirs/flickr8k/stage2'
+train_cfg = dict(max_iters=400)
+optim_wrapper = dict(optimizer=dict(lr=1e-4))

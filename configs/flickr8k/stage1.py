@@ -1,0 +1,41 @@
+# Stage 1 on Flickr8k with real frozen parts; evaluated by retrieval on the val split (1,000 images, 5,000 captions).
+#   python tools/dataset_converters/prepare_flickr8k.py --source DIR --out data/flickr8k
+#   python tools/model_converters/prepare_real_parts.py
+#   python tools/train.py configs/flickr8k/stage1.py
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
+    '../_base_/models/blip2_flickr8k.py'
+]
+evaluation_pipeline = [
+    dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'), dict(type='PackInputs')]
+
+model = dict(
+    type='Blip2Representation',
+    qformer=dict(vocab_size=30523),
+    tokenizer=dict(type='BertTokenizer', path='data/pretrained/minilm-bert'),
+    embed_dim=256,
+    max_text_len=32,
+    frozen=('vision', ))
+
+train_dataloader = dict(
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='SeekableInfiniteSampler'),
+    dataset=dict(
+        type='COCORetrieval', data_root='data/flickr8k', ann_file='annotations/karpathy_train.json',
+        pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'),
+                  dict(type='PackInputs')]))
+train_cfg = dict(max_iters=400)
+optim_wrapper = dict(
+    # what starts from BERT learns slower than what starts from nothing
+    paramwise_cfg=dict(custom_keys={
+        'qformer.layers': dict(lr_mult=0.2), 'cross_attention': dict(lr_mult=1.),
+        'word_embeddings': dict(lr_mult=0.2), 'position_embeddings': dict(lr_mult=0.2)}))
+default_hooks = dict(checkpoint=dict(interval=200), logger=dict(interval=20))
+
+test_dataloader = dict(
+    batch_size=50, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='COCORetrieval', data_root='data/flickr8k', ann_file='annotations/karpathy_val.json',
+                 test_mode=True, pipeline=evaluation_pipeline))
+test_cfg = dict(type='RetrievalTestLoop', k_test=8)
+test_evaluator = dict(type='RetrievalRecall')

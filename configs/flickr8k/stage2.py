@@ -1,0 +1,39 @@
+# Stage 2 on Flickr8k: the Q-Former of stage 1 speaks through a frozen SmolLM2-135M-Instruct; evaluated by captioning
+# on the val split (1,000 images, five references each).
+#   python tools/train.py configs/flickr8k/stage2.py --work-dir work_dirs/flickr8k/stage2
+#   python tools/test.py configs/flickr8k/stage2.py work_dirs/flickr8k/stage2
+_base_ = [
+    '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
+    '../_base_/models/blip2_flickr8k.py'
+]
+
+load_from = 'work_dirs/flickr8k/stage1'  # the text half and the heads are dropped, and the log says so
+model = dict(
+    type='Blip2Generation',
+    qformer=dict(bert=None),  # stage 1 brings it
+    language_model=dict(
+        type='CausalLM', model='data/pretrained/smollm2', dtype='bfloat16', add_special_tokens=False,
+        max_text_len=32, attention='eager'),
+    frozen=('vision', 'language_model'),
+    generation=dict(num_beams=3, max_new_tokens=20))
+
+train_dataloader = dict(
+    batch_size=16, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='SeekableInfiniteSampler'),
+    dataset=dict(
+        type='COCOCaption', data_root='data/flickr8k', ann_file='annotations/karpathy_train.json',
+        pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'),
+                  dict(type='CaptionPrompt', prompt='a photo of'), dict(type='PackInputs')]))
+train_cfg = dict(max_iters=400)
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+default_hooks = dict(checkpoint=dict(interval=200), logger=dict(interval=20))
+
+test_dataloader = dict(
+    batch_size=50, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='COCOCaption', data_root='data/flickr8k', ann_file='annotations/karpathy_val.json', test_mode=True,
+        pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224),
+                  dict(type='CaptionPrompt', prompt='a photo of'), dict(type='PackInputs')]))
+test_cfg = dict(type='TestLoop')
+test_evaluator = dict(type='COCOCaptionMetric')

@@ -1,0 +1,418 @@
+"""Checkpoint files: plain types only, written atomically, matched to a model key by key.
+
+A file of ours is ``torch.save`` of a dict without any Python object (it loads with ``weights_only=True``)::
+
+    format            'mmblip2/1'
+    meta              mmblip2_version, config (text), iter, epoch, seed, cfg_filename,
+                      frozen {part: {source, sha256}}
+    state_dict        every tensor of the model that is not a frozen weight
+    optimizer         state by parameter name
+    param_schedulers  list of state dicts
+    message_hub       scalars (the last values only) and runtime_info
+    rng               one entry a process
+
+Frozen weights are never written; ``meta.frozen`` says what they were.
+"""
+import os
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+
+FORMAT = 'mmblip2/1'
+
+
+def _some(names, limit=5):
+    """'a, b, c and 4 more'."""
+    names = list(names)
+    text = ', '.join(names[:limit])
+    return f'{text} and {len(names) - limit} more' if len(names) > limit else text
+
+
+@dataclass
+class LoadReport:
+    """What a load did. Each list holds state-dict keys.
+
+    Attributes:
+        path: The file, or several joined by ' + '.
+        matched: Keys that were copied into the model.
+        new: Keys of the model that the file does not have; they keep their initial values.
+        dropped: Keys of the file that the model has no use for, all covered by ``model.droppable``.
+        notes: Remarks for the reader, one a line.
+    """
+    path: str
+    matched: list = field(default_factory=list)
+    new: list = field(default_factory=list)
+    dropped: list = field(default_factory=list)
+    notes: list = field(default_factory=list)
+
+    def __str__(self):
+        lines = [f'weights from {self.path}: {len(self.matched)} matched, {len(self.new)} new, '
+                 f'{len(self.dropped)} dropped']
+        if self.new:
+            lines.append(f'  new: {_some(_prefixes(self.new), 12)}')
+        if self.dropped:
+            lines.append(f'  dropped: {_some(_prefixes(self.dropped), 12)}')
+        return '\n'.join(lines + [f'  {note}' for note in self.notes])
+
+
+def _prefixes(keys):
+    """Keys shortened to their first two levels, with the number of keys: 'qformer.bert (36)'."""
+    counts = {}
+    for key in keys:
+        name = '.'.join(key.split('.')[:2])
+        counts[name] = counts.get(name, 0) + 1
+    return [name if count == 1 else f'{name} ({count})' for name, count in counts.items()]
+
+
+# ----------------------------------------------------------------------------------------------- files
+
+def write_checkpoint(checkpoint, path):
+    """Write to a side file, flush it to the disk and rename it: ``path`` is always a whole file.
+
+    Args:
+        checkpoint (dict): Tensors and plain Python values only.
+        path (str | Path): Final name.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; a file that was there before is untouched.
+    """
+    path = Path(path)
+    side = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(side, 'wb') as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(side, path)
+        sync_dir(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        side.unlink(missing_ok=True)
+        raise CheckpointError(f'cannot write checkpoint {path}: {error}; earlier checkpoints are '
+                              'untouched') from error
+
+
+def sync_dir(folder):
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass  # some network file systems cannot sync a folder
+    finally:
+        os.close(handle)
+
+
+def read_checkpoint(path, map_location='cpu'):
+    """Read a checkpoint without running anything that is in it.
+
+    Args:
+        path (str | Path): Our own file, the work directory of a training (its newest checkpoint), a
+            ``.safetensors`` file, or a ``.pth`` with a state dict (plain, or below 'state_dict' or 'model').
+
+    Returns:
+        dict: At least 'state_dict' {key: tensor} and 'meta'; foreign files have an empty 'meta' and 'format'.
+
+    Raises:
+        CheckpointError: No such file, broken file, or a file with other things than tensors and plain values.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = find_checkpoints(path)
+        if not found:
+            raise CheckpointError(f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth): give '
+                                  'the work directory of a training, or a file')
+        path = found[0]
+    if not path.is_file():
+        raise CheckpointError(f'checkpoint {path} not found: check the path')
+    if path.suffix == '.safetensors':
+        content = _read_safetensors(path, map_location)
+    else:
+        content = _read_torch(path, map_location)
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path} holds a {type(content).__name__}, expected a dict of tensors')
+    if content.get('format', '') not in ('', FORMAT):
+        raise CheckpointError(f'{path} has format {content["format"]!r}, this version of mmblip2 reads '
+                              f'{FORMAT!r}: use the mmblip2 version that wrote it')
+    state = content
+    for key in ('state_dict', 'model'):
+        if isinstance(content.get(key), dict):
+            state = content[key]
+            break
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise CheckpointError(f'{path} holds no tensors (its keys: {_some(map(str, content))}), expected a '
+                              "state dict, plain or below 'state_dict' or 'model'")
+    own = content.get('format') == FORMAT
+    meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+    return {**(content if own else {}), 'format': FORMAT if own else '', 'meta': meta, 'state_dict': state}
+
+
+def _read_safetensors(path, map_location):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    try:
+        return load_file(str(path), device=str(map_location))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{path} is broken or incomplete ({error}): copy or download it '
+                              'again') from error
+
+
+def _read_torch(path, map_location):
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).replace('\n', ' ')
+        found = re.search(r'GLOBAL (\w+\.[\w.]+)', first)
+        if found is None and not zipfile.is_zipfile(path):
+            raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
+        what = f' ({found.group(1)})' if found else ''
+        raise CheckpointError(f'{path} holds Python objects{what}, which are never loaded because they can '
+                              'run code: expected tensors and plain values only; save its state dict '
+                              'alone') from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = (str(error) or 'it ends too early').splitlines()[0][:120]
+        raise CheckpointError(f'{path} is broken or incomplete ({reason}): use an earlier checkpoint or copy '
+                              'it again') from error
+
+
+def find_checkpoints(work_dir):
+    """Training checkpoints of a work directory, newest first, also the one that ``last_checkpoint`` names.
+
+    Returns:
+        list[Path]: Only files that exist; they may be broken.
+    """
+    work_dir = Path(work_dir)
+    found = set()
+    for pattern in ('iter_*.pth', 'epoch_*.pth'):
+        found.update(work_dir.glob(pattern))
+    pointer = work_dir / 'last_checkpoint'
+    if pointer.is_file():
+        target = pointer.read_text().strip()
+        if target and Path(target).is_file():
+            found.add(Path(target).resolve())
+    unique = {path.resolve(): path for path in found}.values()
+
+    def age(path):
+        number = re.search(r'_(\d+)\.pth$', path.name)
+        return (int(number.group(1)) if number else -1, path.stat().st_mtime)
+
+    return sorted(unique, key=age, reverse=True)
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+def _frozen_parts(model):
+    return model.frozen_parts() if hasattr(model, 'frozen_parts') else {}
+
+
+def frozen_record(model):
+    """{part: {'source', 'sha256'}} of the model's frozen parts; empty for a model without the protocol."""
+    return model.frozen_record() if hasattr(model, 'frozen_record') else {}
+
+
+def _frozen_keys(model):
+    """State-dict keys of the frozen weights: everything in a frozen part that takes no gradient."""
+    prefixes = tuple(f'{name}.' for name in _frozen_parts(model))
+    if not prefixes:
+        return set()
+    return {key for key, value in model.state_dict(keep_vars=True).items()
+            if key.startswith(prefixes) and not value.requires_grad}
+
+
+def saved_state(model):
+    """The tensors a checkpoint of ``model`` holds: its state dict without the frozen weights, on the CPU."""
+    frozen = _frozen_keys(model)
+    tensors = {key: value for key, value in model.state_dict().items()
+               if key not in frozen and isinstance(value, torch.Tensor)}
+    copies = {}  # tied tensors stay tied in the file
+    for key, value in tensors.items():
+        ident = (value.data_ptr(), value.shape, value.dtype)
+        copies.setdefault(ident, value.detach().cpu())
+        tensors[key] = copies[ident] if value.numel() else value.detach().cpu()
+    return tensors
+
+
+def _match(expected, state, path, droppable=(), missing_ok=False):
+    """Compare the keys and shapes of ``state`` with ``expected`` and collect everything that is wrong.
+
+    Args:
+        expected (dict[str, Tensor]): What the model wants filled.
+        state (dict[str, Tensor]): What the file has.
+        droppable (tuple[str]): fnmatch patterns of keys the file may have in vain.
+        missing_ok (bool): Missing keys are new, not an error.
+
+    Raises:
+        CheckpointError: With the first keys and shapes that differ.
+    """
+    present = {_address(expected[key]) for key in state if key in expected}
+    missing = [key for key in expected if key not in state and _address(expected[key]) not in present]
+    extra = [key for key in state if key not in expected]
+    dropped = [key for key in extra if any(fnmatch(key, pattern) for pattern in droppable)]
+    unexpected = [key for key in extra if key not in set(dropped)]
+    matched = [key for key in state if key in expected]
+    shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
+              for key in matched if state[key].shape != expected[key].shape]
+    problems = []
+    if shapes:
+        problems.append(f'{len(shapes)} of other shape ({_some(shapes, 3)})')
+    if missing and not missing_ok:
+        problems.append(f'{len(missing)} missing in the file ({_some(missing)})')
+    if unexpected:
+        problems.append(f'{len(unexpected)} unknown to the model ({_some(unexpected)})')
+    if not matched:
+        problems.append('no key in common')
+    if problems:
+        raise CheckpointError(f'{path} does not fit the model: ' + '; '.join(problems) +
+                              '. Is it a checkpoint of another architecture or config?')
+    return LoadReport(str(path), matched=matched, new=missing, dropped=dropped)
+
+
+def _address(tensor):
+    """Identity of the memory behind a tensor, the same for tied weights; unique for empty ones."""
+    return (tensor.data_ptr(), tensor.shape) if tensor.numel() else id(tensor)
+
+
+@torch.no_grad()
+def _copy(expected, state, keys):
+    for key in keys:
+        expected[key].copy_(state[key])
+
+
+def load_weights(module, path, prefix=''):
+    """Fill a whole module, the way a part of a model loads its weights.
+
+    Args:
+        module (nn.Module): Receives every key of its state dict.
+        path (str | Path): Any file that :func:`read_checkpoint` takes.
+        prefix (str): The part's name in the file ('vision'): only keys 'vision.*' are used, without the
+            prefix. A foreign file without any such key is taken as the part's own state dict.
+
+    Returns:
+        LoadReport: All matched.
+
+    Raises:
+        CheckpointError: A key is missing, unknown or of another shape, or the file cannot be read.
+    """
+    checkpoint = read_checkpoint(path)
+    state = checkpoint['state_dict']
+    if prefix:
+        start = prefix.rstrip('.') + '.'
+        own = {key[len(start):]: value for key, value in state.items() if key.startswith(start)}
+        if not own and checkpoint['format'] == FORMAT:
+            frozen = checkpoint['meta'].get('frozen', {}).get(start[:-1])
+            hint = f"; it was frozen there, its weights are in {frozen['source']}" if frozen else ''
+            raise CheckpointError(f'{path} holds no weights of {start[:-1]!r} (it has: '
+                                  f'{_some(sorted({key.split(".")[0] for key in state}))}){hint}')
+        state = own or state
+    expected = module.state_dict()
+    report = _match(expected, state, path)
+    _copy(expected, state, report.matched)
+    return report
+
+
+def load_strict(model, checkpoint, path):
+    """Fill everything that is not frozen, for test and resume.
+
+    Args:
+        model (nn.Module): Any module; ``frozen_parts``, ``frozen_record``, ``droppable`` are optional.
+        checkpoint (dict): From :func:`read_checkpoint`.
+        path (str | Path): For messages.
+
+    Raises:
+        CheckpointError: A key is missing, unknown or of another shape; or a frozen part is absent or is not
+            the one that the file was trained with.
+    """
+    _check_frozen(model, checkpoint, path)
+    state, frozen = checkpoint['state_dict'], _frozen_keys(model)
+    expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
+    trained = {key: value for key, value in state.items() if key not in frozen}
+    report = _match(expected, trained, path, getattr(model, 'droppable', ()))
+    if checkpoint['format']:  # a foreign file may bring the frozen weights too; they are not used
+        _refuse_frozen(model, state, frozen, path)
+    _copy(expected, state, report.matched)
+    return report
+
+
+def load_partial(model, load_from):
+    """Initialise a model from one or several files; later files win where two have a key.
+
+    Args:
+        model (nn.Module): See :func:`load_strict`.
+        load_from (str | list[dict]): A path, or dicts with 'checkpoint' and optional 'include' and 'exclude'
+            (lists of fnmatch patterns of keys; default: include all, exclude none).
+
+    Returns:
+        LoadReport: 'new' lists the model's keys that no file has.
+
+    Raises:
+        CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part.
+    """
+    entries = [dict(checkpoint=load_from)] if isinstance(load_from, (str, Path)) else load_from
+    entries = [entries] if isinstance(entries, dict) else list(entries)
+    frozen = _frozen_keys(model)
+    expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
+    total = LoadReport(' + '.join(str(entry['checkpoint']) for entry in entries))
+    origin = {}
+    for number, entry in enumerate(entries):
+        path = entry['checkpoint']
+        checkpoint = read_checkpoint(path)
+        state = {key: value for key, value in checkpoint['state_dict'].items()
+                 if any(fnmatch(key, pattern) for pattern in entry.get('include', ['*']))
+                 and not any(fnmatch(key, pattern) for pattern in entry.get('exclude', []))}
+        if not state:
+            raise CheckpointError(f'{path}: include {entry.get("include")} and exclude '
+                                  f'{entry.get("exclude")} leave no key (the file has: '
+                                  f'{_some(checkpoint["state_dict"])})')
+        _refuse_frozen(model, state, frozen, path)
+        report = _match(expected, state, path, getattr(model, 'droppable', ()), missing_ok=True)
+        _copy(expected, state, report.matched)
+        origin.update(dict.fromkeys(report.matched, number))
+        total.dropped += [key for key in report.dropped if key not in total.dropped]
+        total.notes += _frozen_differences(model, checkpoint, path)
+    filled = {_address(expected[key]) for key in origin}
+    total.matched = list(origin)
+    total.new = [key for key in expected if key not in origin and _address(expected[key]) not in filled]
+    if len(entries) > 1:
+        for number, entry in enumerate(entries):
+            keys = [key for key, source in origin.items() if source == number]
+            total.notes.append(f'from {entry["checkpoint"]}: {_some(_prefixes(keys), 12) or "nothing"}')
+    return total
+
+
+def _refuse_frozen(model, state, frozen, path):
+    keys = [key for key in state if key in frozen]
+    if keys:
+        part = next(name for name in _frozen_parts(model) if keys[0].startswith(f'{name}.'))
+        raise CheckpointError(f'{path} holds trained weights of {part!r} ({_some(keys, 2)}), which is frozen '
+                              f'in this model: give the file to the part itself (model.{part}.weights), or '
+                              f"exclude '{part}.*'")
+
+
+def _frozen_differences(model, checkpoint, path):
+    """Notes on frozen parts which are not those that the file was trained beside."""
+    built = frozen_record(model)
+    return [f'note: {path} was trained beside another {part} ({was["source"]}; now {built[part]["source"]})'
+            for part, was in checkpoint['meta'].get('frozen', {}).items()
+            if part in built and built[part]['sha256'] != was['sha256']]
+
+
+def _check_frozen(model, checkpoint, path):
+    built = frozen_record(model)
+    for part, was in checkpoint['meta'].get('frozen', {}).items():
+        if part not in built:
+            raise CheckpointError(f'{path} was trained with a frozen {part!r} (from {was["source"]}, sha256 '
+                                  f'{was["sha256"][:12]}), and this model has no frozen part of that name: '
+                                  'load and freeze it as the training config did')
+        if built[part]['sha256'] != was['sha256']:
+            raise CheckpointError(
+                f'the frozen part {part!r} differs from the one that {path} was trained with: sha256 '
+                f'{built[part]["sha256"][:12]} from {built[part]["source"]}, expected {was["sha256"][:12]} '
+                f'from {was["source"]}; give model.{part} the original weights')

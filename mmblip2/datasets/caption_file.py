@@ -1,0 +1,90 @@
+"""Caption annotations: two file layouts, one result."""
+import os
+from typing import NamedTuple
+
+from mmblip2.errors import DataError
+
+from .files import are_objects, parse_image_id, read_json, wrong_layout
+
+LAYOUTS = ('the COCO layout {"images": [{"id", "file_name"}, ...], '
+           '"annotations": [{"image_id", "caption"}, ...]}',
+           'the list of LAVIS [{"image", "caption" (a text or a list of texts), "image_id" (optional)}, ...]')
+
+
+class CaptionedImage(NamedTuple):
+    """One image of a caption file: its id, its path below ``data_prefix``, its captions in file order."""
+    image_id: int | str
+    image: str
+    captions: list
+
+
+def read_captions(path, image_folder, captions_required=True):
+    """Read a caption file; the layout is recognised from the content.
+
+    Args:
+        path (str): JSON in one of ``LAYOUTS``.
+        image_folder (str): Where the images are; decides between the names a COCO file offers.
+        captions_required (bool): False accepts files that list images only (a test split).
+
+    Returns:
+        list[CaptionedImage]: One item an image, in file order.
+
+    Raises:
+        DataError: Missing file, not JSON, another layout, or an annotation of an unlisted image.
+    """
+    content = read_json(path)
+    if isinstance(content, list) and are_objects(content, 'image'):
+        return _read_list(path, content, captions_required)
+    if isinstance(content, dict) and are_objects(content.get('images'), 'id'):
+        return _read_coco(path, content, image_folder, captions_required)
+    raise wrong_layout(path, content, LAYOUTS)
+
+
+def _read_list(path, items, captions_required):
+    images = {}
+    for item in items:
+        captions = item.get('caption', None if captions_required else [])
+        captions = [captions] if isinstance(captions, str) else captions
+        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+            raise wrong_layout(path, item, LAYOUTS)
+        image_id = parse_image_id(item.get('image_id'), item['image'])
+        # The image is part of the key so that an id used twice reaches the check of the data set.
+        images.setdefault((image_id, item['image']), []).extend(captions)
+    return [CaptionedImage(*key, captions) for key, captions in images.items()]
+
+
+def _read_coco(path, content, image_folder, captions_required):
+    if captions_required and 'annotations' not in content:
+        raise wrong_layout(path, content, LAYOUTS)
+    annotations = content.get('annotations', [])
+    if not are_objects(annotations, 'image_id', 'caption') or not all(
+            isinstance(annotation['caption'], str) for annotation in annotations):
+        raise wrong_layout(path, annotations, LAYOUTS)
+    captions = {image['id']: [] for image in content['images']}
+    unknown = [annotation for annotation in annotations if annotation['image_id'] not in captions]
+    if unknown:
+        first = unknown[0]
+        raise DataError(f'{len(unknown)} of {len(annotations)} annotations in {path} refer to an image id '
+                        f'that is not among its {len(captions)} images; the first is annotation id '
+                        f'{first.get("id")} with image_id {first["image_id"]!r}: use matching "images" and '
+                        '"annotations"')
+    for annotation in annotations:
+        captions[annotation['image_id']].append(annotation['caption'])
+    name = _coco_naming(path, content['images'], image_folder)
+    return [CaptionedImage(image['id'], name(image), captions[image['id']])
+            for image in content['images']]
+
+
+def _coco_naming(path, images, image_folder):
+    """``file_name``, or the end of ``coco_url`` ("val2014/COCO_val2014_1.jpg") where that is a file."""
+    def from_name(image):
+        return image['file_name']
+
+    def from_url(image):
+        return '/'.join(image['coco_url'].split('/')[-2:])
+
+    named, linked = are_objects(images, 'file_name'), are_objects(images, 'coco_url')
+    if not named and not linked:
+        raise wrong_layout(path, images, LAYOUTS)
+    below_split = images and linked and os.path.exists(os.path.join(image_folder, from_url(images[0])))
+    return from_name if named and not below_split else from_url

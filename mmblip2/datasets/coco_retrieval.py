@@ -1,0 +1,75 @@
+"""Images and all their captions, for contrastive training and for retrieval in both directions."""
+from mmengine.dataset import force_full_init
+
+from mmblip2.errors import DataError
+from mmblip2.registry import DATASETS
+
+from .base import ImageTextDataset
+from .caption_file import read_captions
+from .transforms.text import CleanCaption
+
+
+@DATASETS.register_module()
+class COCORetrieval(ImageTextDataset):
+    """Images and their captions, any number for each image; file layouts and ids as in ``COCOCaption``.
+
+    Training rows: one a caption, with ``text`` (str). Test mode: one row an image with ``texts`` (list[str]).
+
+    Args:
+        ann_file (str): Caption file, see ``COCOCaption``.
+        **kwargs: See ``ImageTextDataset``.
+
+    Raises:
+        DataError: See ``ImageTextDataset`` and ``read_captions``.
+    """
+
+    def load_data_list(self):
+        """Returns:
+            list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
+        """
+        images = read_captions(self.ann_file, self.data_prefix['img_path'])
+        if not self.test_mode:
+            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
+                    for image in images for caption in image.captions]
+        without = sum(not image.captions for image in images)
+        if without:
+            self._warn(f'{without} of {len(images)} images have no caption: left out of the gallery')
+        return [dict(image_id=image.image_id, img_path=self.image_path(image.image), texts=image.captions)
+                for image in images if image.captions]
+
+    @property
+    def texts(self):
+        """list[str]: All captions, image by image, cleaned as the pipeline cleans them; (T,)."""
+        return self._gallery()[0]
+
+    @property
+    def text_to_image(self):
+        """list[int]: For each of ``texts`` the index of the row of its image; (T,)."""
+        return self._gallery()[1]
+
+    @force_full_init
+    def _gallery(self):
+        if not self.test_mode:
+            raise DataError('COCORetrieval has a gallery of texts in test mode only: set test_mode=True')
+        if getattr(self, '_gallery_cache', None) is None:
+            cleaners = [step for step in self.pipeline.transforms if isinstance(step, CleanCaption)]
+            texts, owners = [], []
+            for index in range(len(self)):
+                row = dict(texts=self.get_data_info(index)['texts'])
+                for clean in cleaners:
+                    row = clean(row)
+                texts += row['texts']
+                owners += [index] * len(row['texts'])
+            self._gallery_cache = texts, owners
+        return self._gallery_cache
+
+    def get_subset_(self, indices):
+        """Keep only ``indices`` (mmengine's method; the gallery follows)."""
+        self._gallery_cache = None
+        super().get_subset_(indices)
+
+    def get_subset(self, indices):
+        """A data set of ``indices`` only (mmengine's method; the gallery follows)."""
+        subset = super().get_subset(indices)
+        subset._gallery_cache = None
+        return subset

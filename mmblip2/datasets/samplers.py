@@ -1,0 +1,135 @@
+"""Samplers that can start anywhere, and the index that knows which draw of the run it is."""
+import math
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from mmblip2.registry import DATA_SAMPLERS
+
+
+class Draw(int):
+    """A sample index that also knows the seed of the run and its position among all draws of the run.
+
+    The data set makes the random numbers of the draw from (seed, pos), so they depend neither on the number
+    of workers nor on what was drawn before. ``ConcatDataset`` and ``RepeatDataset`` shift an index by ``-``
+    and ``%``: both keep seed and position.
+
+    Args:
+        index (int): Index in the data set.
+        seed (int): Seed of the run, >= 0.
+        pos (int): Number of this draw, counted over all ranks from the start of the run.
+    """
+
+    def __new__(cls, index, seed, pos):
+        self = super().__new__(cls, index)
+        self.seed = seed
+        self.pos = pos
+        return self
+
+    def __reduce__(self):
+        return Draw, (int(self), self.seed, self.pos)
+
+    def __sub__(self, other):
+        return Draw(int(self) - other, self.seed, self.pos)
+
+    def __mod__(self, other):
+        return Draw(int(self) % other, self.seed, self.pos)
+
+
+def epoch_order(size, shuffle, seed, epoch):
+    """The order of one epoch.
+
+    Returns:
+        numpy.ndarray: (size,) int64, a permutation drawn from ``Generator(seed + epoch)``, or 0..size-1.
+    """
+    if not shuffle:
+        return torch.arange(size).numpy()
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
+
+
+class _RankSampler(Sampler):
+    """What both samplers share: the data set, the seed, the rank."""
+
+    def __init__(self, dataset, shuffle=True, seed=None):
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.shuffle = shuffle
+        self.seed = sync_random_seed() if seed is None else seed
+        self.size = len(dataset)
+
+
+@DATA_SAMPLERS.register_module()
+class SeekableInfiniteSampler(_RankSampler):
+    """Endless permutations for iteration-based loops.
+
+    Global draw ``p`` is element ``p % N`` of the order of epoch ``p // N``; rank r of W yields the draws r,
+    r + W, r + 2W, ... So the data of a run do not depend on how often it was interrupted, and several ranks
+    together draw what one rank with a batch W times as large would.
+
+    Args:
+        dataset (Sized): The data set, N samples.
+        shuffle (bool): Draw a new permutation every epoch.
+        seed (int, optional): Defaults to a number that all ranks agree on.
+    """
+
+    def __init__(self, dataset, shuffle=True, seed=None):
+        super().__init__(dataset, shuffle, seed)
+        self.start = 0
+
+    def seek(self, consumed):
+        """Make the next iterator start after ``consumed`` draws of all ranks; nothing is replayed."""
+        self.start = consumed
+
+    def __iter__(self):
+        current, pos = None, self.start + self.rank
+        while True:
+            epoch, offset = divmod(pos, self.size)
+            if epoch != current:
+                current, order = epoch, epoch_order(self.size, self.shuffle, self.seed, epoch)
+            yield Draw(order[offset], self.seed, pos)
+            pos += self.world_size
+
+    def __len__(self):
+        """Draws of this rank in one pass over the data."""
+        return math.ceil(self.size / self.world_size)
+
+    def set_epoch(self, epoch):
+        """Nothing to do: an endless sampler counts draws. mmengine's loops call it."""
+
+
+@DATA_SAMPLERS.register_module()
+class SeekableSampler(_RankSampler):
+    """One permutation an epoch, for epoch-based loops; its draws are numbered over the epochs.
+
+    Args:
+        dataset (Sized): The data set, N samples.
+        shuffle (bool): Draw a new permutation every epoch.
+        seed (int, optional): Defaults to a number that all ranks agree on.
+        round_up (bool): Repeat samples from the start of the order, so that all ranks get equally many.
+    """
+
+    def __init__(self, dataset, shuffle=True, seed=None, round_up=True):
+        super().__init__(dataset, shuffle, seed)
+        self.total = math.ceil(self.size / self.world_size) * self.world_size if round_up else self.size
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch):
+        """Choose the epoch of the next iterator."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def seek(self, consumed):
+        """Make the next iterator start after ``consumed`` draws of the run (counted over all ranks)."""
+        self.epoch, self.start = divmod(consumed, self.total)
+
+    def __iter__(self):
+        order = epoch_order(self.size, self.shuffle, self.seed, self.epoch)
+        start, self.start = self.start, 0
+        for offset in range(start + self.rank, self.total, self.world_size):
+            yield Draw(order[offset % self.size], self.seed, self.epoch * self.total + offset)
+
+    def __len__(self):
+        """Draws of this rank in a whole epoch."""
+        return len(range(self.rank, self.total, self.world_size))

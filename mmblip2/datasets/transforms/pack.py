@@ -1,0 +1,28 @@
+"""The last transform: what the collate function and the model see."""
+import numpy as np
+import torch
+
+from mmblip2.registry import TRANSFORMS
+from mmblip2.structures import FIELDS, DataSample
+
+
+@TRANSFORMS.register_module()
+class PackInputs:
+    """Make ``{'inputs': uint8 (3, H, W) RGB, 'data_samples': DataSample}``; no image, no ``inputs``.
+
+    All fields of the data sample's table that the results dict has are copied; a training ``caption``
+    becomes ``text``.
+    """
+
+    def __call__(self, results):
+        sample = DataSample()
+        if 'caption' in results:
+            sample.text = results['caption']
+        for key in FIELDS:
+            if key in results:
+                setattr(sample, key, results[key])
+        packed = {'data_samples': sample}
+        if 'image' in results:
+            pixels = torch.from_numpy(np.array(results['image']))  # (H, W, 3)
+            packed['inputs'] = pixels.permute(2, 0, 1).contiguous()  # (3, H, W)
+        return packed

@@ -1,0 +1,437 @@
+"""mmengine's Runner with checkpoints that hold plain values and trained weights only, exact resume, a quiet
+console."""
+import inspect
+import itertools
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import is_main_process
+from mmengine.logging import HistoryBuffer
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.runner import Runner as _Runner
+
+from .. import __version__
+from ..checkpoints import io
+from ..compat import log_to_file_only, quiet_console
+from ..errors import CheckpointError, ConfigError
+from ..registry import LOOPS, MODELS, RUNNERS
+from ..utils.dist import gather_objects
+from ..utils.env import describe_device
+from .random_state import get_random_state, random_state_kept, set_random_state
+
+_HISTORY = 1000
+_COUNT = itertools.count()
+_RANK_VARIABLES = {
+    'slurm': dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID'),
+    'mpi': dict(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+                LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+
+@RUNNERS.register_module()
+class Runner(_Runner):
+    """mmengine's Runner; what differs:
+
+    - checkpoints (see ``mmblip2.checkpoints.io``): written atomically, loaded with ``weights_only=True``;
+    - ``resume`` is False, True (the newest whole checkpoint of ``work_dir``) or a path; ``load_from``
+      initialises the weights of a new run: a path, or a list of ``dict(checkpoint=, include=[],
+      exclude=[])``;
+    - resume and test refuse a checkpoint whose frozen parts are not those of the model;
+    - several processes work on CPU (gloo);
+    - a parameter schedule without ``end`` ends with the training;
+    - a model with ``frozen_parts`` initialises itself, the same way on every process;
+    - the console starts with about a dozen lines, the log file has everything.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self._random_state = None
+        self._for_test = False
+        super().__init__(*args, **kwargs)
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        cfg = cfg.copy()
+        if cfg.get('default_scope') is None:
+            cfg['default_scope'] = 'mmblip2'
+        if cfg.get('log_processor') is None:
+            cfg['log_processor'] = dict(type='ProgressLogProcessor')
+        # mmengine keeps loggers and message hubs by name and second: two runs in one process share none
+        stem = cfg.get('experiment_name') or Path(getattr(cfg, 'filename', None) or 'run').stem
+        cfg['experiment_name'] = f'{stem}_{next(_COUNT)}'
+        wrapper = cfg.get('optim_wrapper')
+        if isinstance(wrapper, dict):
+            wrapper.setdefault('constructor', 'TrainableOptimWrapperConstructor')
+        return super().from_cfg(cfg)
+
+    # ------------------------------------------------------------------------------------- environment
+
+    def setup_env(self, env_cfg):
+        if self.distributed and not torch.cuda.is_available() and not dist.is_initialized():
+            for name, source in _RANK_VARIABLES.get(self._launcher, {}).items():
+                os.environ.setdefault(name, os.environ.get(source, ''))
+            missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+                       if not os.environ.get(name)]
+            if missing:
+                raise ConfigError(f'--launcher {self._launcher}: {", ".join(missing)} not set in the '
+                                  'environment: start it with tools/dist_train.sh (torchrun), or use '
+                                  '--launcher none')
+            os.environ.setdefault('LOCAL_RANK', '0')
+            dist.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def build_logger(self, log_level='INFO', log_file=None, **kwargs):
+        logger = super().build_logger(log_level, log_file, logger_name='mmblip2', **kwargs)
+        quiet_console(logger)
+        return logger
+
+    def _log_env(self, env_cfg):
+        from mmengine.utils.dl_utils import collect_env
+        self._config_text = self.cfg.pretty_text if self.cfg._cfg_dict else ''
+        if is_main_process():
+            facts = {**collect_env(), **env_cfg, 'seed': self.seed, 'processes': self.world_size}
+            log_to_file_only(self.logger, '\n'.join(f'{key}: {value}' for key, value in facts.items()))
+            log_to_file_only(self.logger, f'Config:\n{self._config_text}')
+
+    def register_default_hooks(self, hooks=None):
+        ours = dict(finite_loss=dict(type='FiniteLossHook'),
+                    history=dict(type='ShortHistoryHook', length=_HISTORY))
+        merged = {**ours, **(hooks or {})}
+        super().register_default_hooks({name: hook for name, hook in merged.items()
+                                        if hook is not None or name not in ours})
+
+    # ------------------------------------------------------------------------------------------ building
+
+    def build_model(self, model):
+        return MODELS.build(model) if isinstance(model, dict) else super().build_model(model)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        if self.distributed and not torch.cuda.is_available() and not is_model_wrapper(model):
+            options = dict(model_wrapper_cfg or {})
+            options.pop('type', None)
+            options.setdefault('broadcast_buffers', False)
+            options.setdefault('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
+            return MMDistributedDataParallel(module=model, device_ids=None, **options)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    @property
+    def bare_model(self):
+        """The model without a wrapper for several processes."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def _init_model_weights(self):
+        if hasattr(self.bare_model, 'frozen_parts'):
+            self.bare_model.init_weights()
+        else:
+            super()._init_model_weights()
+
+    @property
+    def eval_autocast(self):
+        """Precision of validation and test where their loop does not say: that of the training."""
+        wrapper = self.cfg.get('optim_wrapper') or {}
+        return wrapper.get('dtype', 'auto') if wrapper.get('type') == 'AutocastOptimWrapper' else None
+
+    def build_train_loop(self, loop):
+        if isinstance(loop, dict) and 'type' not in loop:
+            loop = dict(loop)
+            by_epoch = loop.pop('by_epoch', 'max_epochs' in loop)
+            loop['type'] = 'EpochBasedTrainLoop' if by_epoch else 'SeekIterLoop'
+        return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop):
+        loop = super().build_val_loop(self._evaluation_loop(loop, 'ValLoop'))
+        loop.run = random_state_kept()(loop.run)  # a validation changes no random number of the training
+        return loop
+
+    def build_test_loop(self, loop):
+        return super().build_test_loop(self._evaluation_loop(loop, 'TestLoop'))
+
+    def _evaluation_loop(self, loop, default):
+        """Fill in the type, and the precision if the loop can have one."""
+        if not isinstance(loop, dict):
+            return loop
+        loop = {'type': default, **loop}
+        kind = LOOPS.get(loop['type']) if isinstance(loop['type'], str) else loop['type']
+        if kind is not None and 'autocast' in inspect.signature(kind).parameters:
+            loop.setdefault('autocast', self.eval_autocast)
+        return loop
+
+    def build_param_scheduler(self, scheduler):
+        """As mmengine's, but a schedule without ``end`` ends with the training instead of never."""
+        configs = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
+        if all(isinstance(config, dict) and 'type' in config for config in configs):
+            scheduler = [dict(config) for config in configs]
+            for config in scheduler:
+                last = self.max_epochs if config.get('by_epoch', True) else self.max_iters
+                first = config.get('begin', 0)  # a short run may end before it
+                config.setdefault('end', max(last, first + 1))
+        return super().build_param_scheduler(scheduler)
+
+    def val(self):
+        self._for_test = True
+        return super().val()
+
+    def test(self):
+        self._for_test = True
+        return super().test()
+
+    # ---------------------------------------------------------------------------------- what is running
+
+    def _describe(self):
+        """The lines before the first iteration."""
+        model = self.bare_model
+        frozen = io.frozen_record(model)
+        total, trained = _count(model)
+        lines = [f'{type(model).__name__}: {_millions(total)} parameters, {_millions(trained)} trained']
+        for name, part in model.named_children():
+            total, trained = _count(part)
+            if total:
+                state = 'frozen' if not trained else f'{_millions(trained)} trained'
+                source = f', from {frozen[name]["source"]}' if name in frozen else ''
+                lines.append(f'  {name}: {type(part).__name__} {_millions(total)}, {state}{source}')
+        if not self._for_test:
+            loader = self.train_dataloader
+            window = getattr(self.optim_wrapper, '_accumulative_counts', 1)
+            batch = loader.batch_size * self.world_size * window
+            lines.append(f'batch {batch} = {loader.batch_size} x {self.world_size} processes x {window} '
+                         f'accumulated; {len(loader.dataset)} samples, {self.max_iters} iterations')
+        size = _image_size(self.cfg.get('model'))
+        if size:
+            lines.append(f'image size {size}')
+        lines.append(f'device: {describe_device()}; log and checkpoints: {self.work_dir}')
+        return lines
+
+    # ---------------------------------------------------------------------------------------- checkpoints
+
+    def load_or_resume(self):
+        if self._has_loaded:
+            return
+        for line in self._describe():
+            self.logger.info(line)
+        if self._for_test:
+            if self._load_from is None:
+                raise CheckpointError('test needs a checkpoint: load_from is None')
+            report = io.load_strict(self.bare_model, io.read_checkpoint(self._load_from), self._load_from)
+            self._log_report(report)
+        elif self._resume and self._resume_checkpoint():
+            pass
+        elif self._load_from is not None:
+            self._log_report(io.load_partial(self.bare_model, self._load_from))
+        self._has_loaded = True
+
+    def _log_report(self, report):
+        for line in str(report).splitlines():
+            self.logger.info(line)
+
+    def _resume_checkpoint(self):
+        """Resume from the path given, or from the newest whole file; False when there is none at all."""
+        if not isinstance(self._resume, bool):
+            self.resume(self._resume)
+            return True
+        broken = []
+        for path in io.find_checkpoints(self.work_dir):
+            try:
+                checkpoint = io.read_checkpoint(path)
+            except CheckpointError as error:
+                broken.append(str(error))
+                self.logger.warning(f'passed over: {error}')
+                continue
+            self.resume(path, checkpoint=checkpoint)
+            return True
+        if broken:
+            raise CheckpointError(f'--resume: no whole checkpoint in {self.work_dir}: ' + '; '.join(broken) +
+                                  '. Remove these files to start again')
+        self.logger.warning(f'--resume: no checkpoint in {self.work_dir}, starting at iteration 0')
+        return False
+
+    def resume(self, filename, checkpoint=None):
+        """Go on where a checkpoint was written.
+
+        Args:
+            filename (str | Path): The checkpoint.
+            checkpoint (dict | None): Its content, when it has been read.
+
+        Raises:
+            CheckpointError: It is broken, belongs to another model, or was not written by a training of ours.
+        """
+        checkpoint = checkpoint or io.read_checkpoint(filename)
+        if checkpoint['format'] != io.FORMAT or 'optimizer' not in checkpoint:
+            raise CheckpointError(f'{filename} holds weights only, it cannot be resumed: use load_from '
+                                  'instead')
+        meta = checkpoint['meta']
+        report = io.load_strict(self.bare_model, checkpoint, filename)
+        self._train_loop._epoch = meta['epoch']
+        self._train_loop._iter = meta['iter']
+        if meta.get('seed') != self.seed:
+            self.logger.warning(f'the seed is {self.seed}, it was {meta.get("seed")} in {filename}: the '
+                                'order of the data will differ; set randomness.seed')
+        self._load_message_hub(checkpoint['message_hub'])
+        self.optim_wrapper.load_state_dict(
+            _by_index(checkpoint['optimizer'], self.bare_model, self.optim_wrapper, filename))
+        saved = checkpoint.get('param_schedulers', [])
+        if len(saved) != len(self.param_schedulers or []):
+            raise CheckpointError(f'{filename} has {len(saved)} parameter schedulers, the config has '
+                                  f'{len(self.param_schedulers or [])}: resume with the config of the first '
+                                  'run')
+        for scheduler, state in zip(self.param_schedulers or [], saved):
+            scheduler.load_state_dict(state)
+        states = checkpoint.get('rng', [])
+        if len(states) == self.world_size:
+            self._random_state = states[self.rank]
+        else:
+            self.logger.warning(f'{filename} was written by {len(states)} processes, now there are '
+                                f'{self.world_size}: dropout goes on with other random numbers')
+        self._has_loaded = True
+        self.logger.info(f'resumed from {filename} at iteration {meta["iter"]} ({len(report.matched)} '
+                         'tensors)')
+
+    def restore_random_state(self):
+        """Set the generators to what the resumed checkpoint has; once, and nothing without a resume."""
+        if self._random_state is not None:
+            set_random_state(self._random_state)
+            self._random_state = None
+
+    def load_checkpoint(self, filename, **kwargs):
+        """Initialise weights from ``filename``; see :func:`mmblip2.checkpoints.io.load_partial`."""
+        report = io.load_partial(self.bare_model, filename)
+        self._log_report(report)
+        self._has_loaded = True
+        return report
+
+    def save_checkpoint(self, out_dir, filename, file_client_args=None, save_optimizer=True,
+                        save_param_scheduler=True, meta=None, by_epoch=True, backend_args=None):
+        """Write a checkpoint; every process has to call this.
+
+        Args:
+            out_dir (str): Local folder.
+            filename (str): Name in it.
+            save_optimizer (bool): Without, the file cannot be resumed.
+            save_param_scheduler (bool): As above.
+            meta (dict | None): 'epoch' and 'iter' to resume at; default: after the current one.
+            by_epoch (bool): Whether the default is counted at the end of an epoch.
+        """
+        states = gather_objects(get_random_state())
+        if not is_main_process():
+            return
+        position = dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch,
+                                                                                   iter=self.iter + 1)
+        model = self.bare_model
+        checkpoint = dict(
+            format=io.FORMAT,
+            meta=dict(mmblip2_version=__version__, config=self._config_text, seed=self.seed,
+                      cfg_filename=str(self.cfg.filename or ''), experiment_name=self.experiment_name,
+                      time=time.strftime('%Y-%m-%d %H:%M:%S'), frozen=io.frozen_record(model),
+                      **{**position, **(meta or {})}),
+            state_dict=io.saved_state(model),
+            message_hub=self._plain_message_hub(),
+            rng=states)
+        if save_optimizer:
+            checkpoint['optimizer'] = _by_name(self.optim_wrapper.state_dict(), model, self.optim_wrapper)
+        if save_param_scheduler:
+            checkpoint['param_schedulers'] = [_plain(scheduler.state_dict())
+                                              for scheduler in self.param_schedulers or []]
+        self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+        io.write_checkpoint(checkpoint, Path(out_dir, filename))
+
+    def _plain_message_hub(self):
+        hub = self.message_hub
+        scalars = {key: [values[-_HISTORY:].tolist() for values in buffer.data]
+                   for key, buffer in hub.log_scalars.items() if hub._resumed_keys.get(key)}
+        info = {key: _plain(value) for key, value in hub.runtime_info.items()
+                if hub._resumed_keys.get(key) and key not in ('cfg', 'dataset_meta')}
+        return dict(scalars=scalars, runtime_info=info)
+
+    def _load_message_hub(self, saved):
+        hub = self.message_hub
+        for key, (values, counts) in saved['scalars'].items():
+            hub._resumed_keys[key] = True
+            hub.log_scalars[key] = HistoryBuffer(values, counts, max_length=_HISTORY)
+        for key, value in saved['runtime_info'].items():
+            hub.update_info(key, value)
+
+
+def _plain(value):
+    """Containers of plain values and tensors; anything else as text."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, 'item') and not isinstance(value, torch.Tensor):
+        return value.item()
+    if value is None or isinstance(value, (str, int, float, bool, torch.Tensor)):
+        return value
+    return str(value)
+
+
+def _parameter_names(model, optim_wrapper):
+    """Names of the optimizer's parameters in the order of its groups, None for one that is not the
+    model's."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = optim_wrapper.optimizer.param_groups
+    return [names.get(id(parameter)) for group in groups for parameter in group['params']]
+
+
+def _by_name(state, model, optim_wrapper):
+    """Optimizer state with parameter names instead of numbers, so that another grouping can read it."""
+    names = _parameter_names(model, optim_wrapper)
+    state = dict(state)
+    state['state'] = {names[number]: _plain(value) for number, value in state['state'].items()}
+    state['param_groups'] = [{**_plain(group), 'params': [names[number] for number in group['params']]}
+                             for group in state['param_groups']]
+    return _cpu(state)
+
+
+def _by_index(state, model, optim_wrapper, path):
+    """The reverse of :func:`_by_name` for the optimizer as it is built now.
+
+    Raises:
+        CheckpointError: The parameters or their groups are others.
+    """
+    names = _grouped_names(model, optim_wrapper)
+    saved = [group['params'] for group in state['param_groups']]
+    if names != saved:
+        flat, old = sum(names, []), sum(saved, [])
+        other = [name for name in flat if name not in old] + [name for name in old if name not in flat]
+        what = ', '.join(map(str, other[:5])) or 'they are grouped otherwise'
+        raise CheckpointError(
+            f'{path}: the optimizer trained {len(old)} parameters in {len(saved)} groups, the config gives '
+            f'{len(flat)} in {len(names)}; first differences: {what}. Resume with the config of the first '
+            'run, or use load_from to start a new one')
+    numbers = {name: number for number, name in enumerate(sum(names, []))}
+    return {**state, 'state': OrderedDict((numbers[name], value) for name, value in state['state'].items()),
+            'param_groups': [{**group, 'params': [numbers[name] for name in group['params']]}
+                             for group in state['param_groups']]}
+
+
+def _grouped_names(model, optim_wrapper):
+    names = iter(_parameter_names(model, optim_wrapper))
+    return [[next(names) for _ in group['params']] for group in optim_wrapper.optimizer.param_groups]
+
+
+def _cpu(value):
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _cpu(item) for key, item in value.items()}
+    return [_cpu(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _count(module):
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def _millions(count):
+    return f'{count / 1e6:.2f} M' if count >= 1e5 else str(count)
+
+
+def _image_size(model_cfg):
+    """The first ``image_size`` in a model config."""
+    if not isinstance(model_cfg, dict):
+        return None
+    if 'image_size' in model_cfg:
+        return model_cfg['image_size']
+    return next((size for size in map(_image_size, model_cfg.values()) if size), None)

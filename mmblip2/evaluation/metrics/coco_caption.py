@@ -1,0 +1,96 @@
+"""COCO caption metric."""
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Optional, Sequence
+
+from mmengine.logging import print_log
+
+from mmblip2.errors import DataError
+from mmblip2.evaluation.functional.caption import METRICS as CAPTION_METRICS
+from mmblip2.evaluation.functional.caption import caption_scores, check_caption_metrics
+from mmblip2.registry import METRICS
+
+from .base import GatheredMetric, plain_id, required
+
+
+@METRICS.register_module()
+class COCOCaptionMetric(GatheredMetric):
+    """Bleu, METEOR, ROUGE_L and CIDEr of the generated captions, in percent as papers print them.
+
+    Captions are scored as generated and references as annotated, with the official tokenizer only. An image
+    that occurs in several samples counts once, with its first caption. Predictions are written in the COCO
+    result format, ``[{"image_id": ..., "caption": ...}]``.
+
+    Args:
+        ann_file (str, optional): COCO caption file with the references; it may have more images than the data
+            set. Defaults to the samples' ``gt_caption``.
+        metrics (Sequence[str]): Some of ``Bleu``, ``METEOR``, ``ROUGE_L``, ``CIDEr``, or single ones as
+            ``Bleu_4``.
+        prefix (str): First part of the metric keys.
+        out_file (str, optional): See :class:`GatheredMetric`.
+
+    Raises:
+        ConfigError: Unknown metric, or Java or pycocoevalcap is missing: at once, not after the inference.
+        DataError: ``ann_file`` is missing or not a COCO caption file.
+    """
+
+    default_prefix = 'caption'
+
+    def __init__(self, ann_file: Optional[str] = None, metrics: Sequence[str] = tuple(CAPTION_METRICS),
+                 prefix: str = 'caption', out_file: Optional[str] = None):
+        super().__init__(prefix=prefix, out_file=out_file)
+        self.metrics = check_caption_metrics(metrics)
+        self.references = _read_references(ann_file) if ann_file else None
+        self.ann_file = ann_file
+
+    def read(self, sample) -> dict:
+        result = dict(image_id=plain_id(required(sample, 'image_id')), caption=required(sample, 'pred_text'))
+        if self.references is None:
+            result['references'] = list(required(sample, 'gt_caption'))
+        return result
+
+    def to_predictions(self, results: list) -> list:
+        return [dict(image_id=row['image_id'], caption=row['caption']) for row in _first_of_each(results)]
+
+    def compute_metrics(self, results: list) -> dict:
+        """Percent; keys as pycocoevalcap's."""
+        rows = _first_of_each(results)
+        if len(rows) < len(results):
+            print_log(f'{len(results) - len(rows)} of {len(results)} samples repeat an image and are not '
+                      'scored again',
+                      'current')
+        if self.references is None:
+            references = {row['image_id']: row['references'] for row in rows}
+        else:
+            unknown = [row['image_id'] for row in rows if str(row['image_id']) not in self.references]
+            if unknown:
+                raise DataError(f'{len(unknown)} of {len(rows)} predicted images are not in {self.ann_file}, '
+                                f'for example {unknown[:5]}: ann_file of the metric and of the data set must '
+                                'agree')
+            references = {row['image_id']: self.references[str(row['image_id'])] for row in rows}
+        scores = caption_scores({row['image_id']: row['caption'] for row in rows}, references, self.metrics)
+        return {key: 100 * value for key, value in scores.items()}
+
+
+def _first_of_each(results: list) -> list:
+    rows = {}
+    for row in results:
+        rows.setdefault(str(row['image_id']), row)
+    return list(rows.values())
+
+
+def _read_references(ann_file: str) -> dict:
+    """Image id as str -> captions."""
+    try:
+        annotations = json.loads(Path(ann_file).read_text())['annotations']
+        references = defaultdict(list)
+        for row in annotations:
+            references[str(row['image_id'])].append(row['caption'])
+    except FileNotFoundError:
+        raise DataError(f'ann_file {ann_file} of COCOCaptionMetric not found') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f'ann_file {ann_file} of COCOCaptionMetric is not a COCO caption file '
+                        f'({type(error).__name__}: {error}): expected '
+                        '{"annotations": [{"image_id": ..., "caption": ...}]}') from None
+    return dict(references)

@@ -1,0 +1,11 @@
+from .algorithms import Blip2Generation, Blip2Representation, LanguagePretraining, VisionPretraining
+from .data_preprocessor import ImageTextPreprocessor
+from .language import CausalLM, Seq2SeqLM
+from .qformer import QFormer
+from .tokenizers import BertTokenizer
+from .vision import VisionTransformer
+
+__all__ = [
+    'BertTokenizer', 'Blip2Generation', 'Blip2Representation', 'CausalLM', 'ImageTextPreprocessor',
+    'LanguagePretraining', 'QFormer', 'Seq2SeqLM', 'VisionPretraining', 'VisionTransformer'
+]

@@ -1,0 +1,183 @@
+"""What all vision-language models share: frozen parts and the way from pixels to query features.
+
+Shapes: B images, P patches, E vision width, Q queries, D Q-Former width.
+"""
+import hashlib
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmblip2.errors import ConfigError
+
+from ..layers.attention import KeyValue
+
+
+class EncodedImages(NamedTuple):
+    """Images as the Q-Former sees them.
+
+    ``patches`` (B, P, E) normalised; ``image_kv`` their cross-attention keys and values, one entry a layer.
+    """
+    patches: torch.Tensor
+    image_kv: List[Optional[KeyValue]]
+
+    def rows(self, index) -> 'EncodedImages':
+        """The images ``index``."""
+        return EncodedImages(self.patches[index], select_kv(self.image_kv, index))
+
+
+def select_kv(image_kv, index):
+    """The batch rows ``index`` of per-layer keys and values."""
+    return [kv.rows(index) if kv is not None else None for kv in image_kv]
+
+
+def concat_kv(parts):
+    """Concatenate per-layer keys and values along the batch."""
+    return [KeyValue.cat(layer, dim=0) if layer[0] is not None else None for layer in zip(*parts)]
+
+
+def check_text_fits(qformer, tokenizer, max_text_len):
+    """Refuse a Q-Former whose tables are too small for its texts.
+
+    Raises:
+        ConfigError: With both numbers.
+    """
+    if len(tokenizer) > qformer.vocab_size:
+        raise ConfigError(f'the tokenizer has {len(tokenizer)} tokens, qformer.vocab_size is {qformer.vocab_size}: '
+                          f'set it to at least {len(tokenizer)}')
+    if max_text_len > qformer.max_positions:
+        raise ConfigError(f'max_text_len is {max_text_len}, qformer.max_positions is {qformer.max_positions}: '
+                          'lower the first or raise the second')
+
+
+def fingerprint(module: nn.Module) -> str:
+    """sha256 (hex) over names, types, shapes and bytes of a module's parameters and buffers, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class VisionLanguageModel(BaseModel):
+    """Base of the algorithms.
+
+    A frozen part has no gradients, stays in eval mode even after ``train()``, runs without an autograd graph where
+    nothing before it needs one, and is neither in the optimizer nor in the checkpoint.
+
+    Args:
+        parts (dict): Name to module; set as attributes.
+        frozen (Sequence[str]): Names of the parts that are not trained.
+        allow_random (bool): Accept a frozen part whose weights were not loaded from anywhere.
+        vision_cache_gib (float): Memory, in GiB, for what a frozen vision encoder says of the training images, so
+            that later epochs need not ask it again; 0 keeps nothing. Only for pipelines without random image
+            transforms; meant for images that come back often.
+        data_preprocessor (dict, optional): Config of the data preprocessor.
+
+    Raises:
+        ConfigError: If ``frozen`` names an unknown part, or a frozen part has random weights and ``allow_random``
+            is not set.
+    """
+
+    #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
+    droppable: Tuple[str, ...] = ()
+
+    def __init__(self, parts: Dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
+                 vision_cache_gib: float = 0., data_preprocessor: Optional[dict] = None):
+        super().__init__(data_preprocessor=data_preprocessor or dict(type='mmblip2.ImageTextPreprocessor'))
+        if vision_cache_gib and 'vision' not in frozen:
+            raise ConfigError('vision_cache_gib keeps the features of a frozen vision encoder: add vision to frozen, '
+                              'or set vision_cache_gib=0')
+        for name, part in parts.items():
+            setattr(self, name, part)
+        unknown = [name for name in frozen if name not in parts]
+        if unknown:
+            raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '
+                              f'{list(parts)}')
+        self._frozen = tuple(frozen)
+        self._record = None
+        self._cache, self._cache_room = {}, int(vision_cache_gib * 2**30)
+        for name, part in self.frozen_parts().items():
+            if getattr(part, 'weights_source', None) is None and not allow_random:
+                raise ConfigError(
+                    f"the frozen part '{name}' ({type(part).__name__}) has random weights: give the path of its "
+                    f'weights in model.{name}, or set model.allow_random=True if that is what you want')
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def init_weights(self):
+        """Called once at the start of a training: the Q-Former may take over a BERT."""
+        self.qformer.init_weights()
+
+    def frozen_parts(self) -> Dict[str, nn.Module]:
+        """Frozen modules by attribute name."""
+        return {name: getattr(self, name) for name in self._frozen}
+
+    def frozen_record(self) -> Dict[str, dict]:
+        """Source and sha256 of every frozen part, as written into checkpoints."""
+        if self._record is None:
+            self._record = {
+                name: dict(source=str(getattr(part, 'weights_source', None) or 'random'), sha256=fingerprint(part))
+                for name, part in self.frozen_parts().items()
+            }
+        return self._record
+
+    def train(self, mode: bool = True):
+        """Switch mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        for part in self.frozen_parts().values() if hasattr(self, '_frozen') else ():
+            part.eval()
+        return self
+
+    def encode_image(self, images: torch.Tensor, data_samples: Optional[Sequence] = None) -> EncodedImages:
+        """Vision encoder, norm, and the Q-Former's keys and values.
+
+        Args:
+            images: float (B, 3, H, W), normalised pixels.
+            data_samples: Given in training, so that the features of a frozen encoder can be kept by ``img_path``.
+        """
+        if self._cache_room and self.training and data_samples is not None:
+            patches = self._remembered_patches(images, data_samples)
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
+                patches = self.vision(images)  # (B, P, E)
+        patches = self.vision_norm(patches.float())
+        return EncodedImages(patches, self.qformer.project_image(patches))
+
+    @torch.no_grad()
+    def _remembered_patches(self, images, data_samples) -> torch.Tensor:
+        """Patches (B, P, E), computed for the images that were not seen before and looked up for the others."""
+        augmented = next((sample for sample in data_samples if sample.get('augmented')), None)
+        if augmented is not None:
+            raise ConfigError(f'vision_cache_gib is set, but {augmented.augmented} changes the training images at '
+                              'random: take it out of the pipeline, or set vision_cache_gib=0')
+        keys = [sample.img_path for sample in data_samples]
+        new = [i for i, key in enumerate(keys) if key not in self._cache]
+        fresh = dict(zip(new, self.vision(images[new]))) if new else {}
+        for i, row in fresh.items():
+            size = row.numel() * row.element_size()
+            if size <= self._cache_room and keys[i] not in self._cache:
+                self._cache[keys[i]] = row.clone()
+                self._cache_room = max(self._cache_room - size, 1)  # 1: full, but still in use
+        return torch.stack([fresh[i] if i in fresh else self._cache[key] for i, key in enumerate(keys)])
+
+    def forward(self, images=None, data_samples=None, mode: str = 'tensor'):
+        """Dispatch.
+
+        Args:
+            images: float (B, 3, H, W), normalised pixels.
+            data_samples: One ``DataSample`` an image.
+            mode: 'loss' gives a dict of losses and statistics, 'predict' the samples with ``pred_text``, 'tensor'
+                features.
+
+        Raises:
+            ValueError: For another mode.
+        """
+        if mode == 'loss':
+            return self.loss(images, data_samples)
+        if mode == 'predict':
+            return self.predict(images, data_samples)
+        if mode == 'tensor':
+            return self.encode_image(images)
+        raise ValueError(f"mode {mode!r} is not one of 'loss', 'predict', 'tensor'")

@@ -1,0 +1,104 @@
+"""BLIP-2 stage 2, captioning and visual question answering (section 3.3 and 4).
+
+Shapes: B images, Q queries, D Q-Former width, H language model width.
+"""
+from typing import Optional, Sequence
+
+import torch
+from torch import nn
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+from mmblip2.utils.dist import share_of_global
+
+from .base import VisionLanguageModel, check_text_fits
+
+
+@MODELS.register_module()
+class Blip2Generation(VisionLanguageModel):
+    """Query features, projected, are the visual prefix of a language model.
+
+    The samples carry the task: ``prompt`` (may be empty), ``target`` in training, and, where the Q-Former reads
+    text beside its queries (VQA fine-tuning, InstructBLIP), ``qformer_text``.
+
+    Args:
+        vision (nn.Module): Encoder, images to tokens (B, P, E), with ``embed_dim``.
+        qformer (nn.Module): A ``QFormer``; with a text half only if it reads text.
+        language_model (nn.Module): ``CausalLM`` or ``Seq2SeqLM``.
+        tokenizer (BertTokenizer, optional): Of the Q-Former's text; needed if it has a text half.
+        max_text_len (int): Longest text the Q-Former reads, in tokens.
+        global_token_mean (bool): Divide the loss by the tokens of all processes; False by the own ones, as LAVIS.
+        generation (dict, optional): Arguments of the language model's ``generate``.
+        vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
+        frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer', 'language_model'.
+        allow_random (bool): Accept frozen parts with random weights.
+        vision_cache_gib (float): See ``VisionLanguageModel``.
+        data_preprocessor (dict, optional): Config of the data preprocessor.
+
+    Raises:
+        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round.
+    """
+
+    droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
+                 'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
+
+    def __init__(self, vision: nn.Module, qformer: nn.Module, language_model: nn.Module, tokenizer=None,
+                 max_text_len: int = 32, global_token_mean: bool = True, generation: Optional[dict] = None,
+                 vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', 'language_model'),
+                 allow_random: bool = False, vision_cache_gib: float = 0.,
+                 data_preprocessor: Optional[dict] = None):
+        if qformer.has_text != (tokenizer is not None):
+            raise ConfigError(
+                f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
+                'that reads text, neither for one that does not')
+        if tokenizer is not None:
+            check_text_fits(qformer, tokenizer, max_text_len)
+        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
+                         vision_cache_gib, data_preprocessor)
+        self.vision_norm = nn.LayerNorm(vision.embed_dim, vision_norm_eps)
+        self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
+        self.tokenizer = tokenizer
+        self.max_text_len = max_text_len
+        self.global_token_mean = global_token_mean
+        self.generation = dict(generation or {})
+        if qformer.has_text:  # only queries leave the Q-Former, so nobody reads the last layer's text rows
+            for module in (qformer.layers[-1].text_mlp, qformer.layers[-1].text_norm):
+                module.requires_grad_(False)
+
+    def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
+        """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H)."""
+        encoded = self.encode_image(images, data_samples)
+        if self.tokenizer is None:
+            query_feats, _ = self.qformer.forward_queries(encoded.image_kv)
+        else:
+            texts = [sample.get('qformer_text') for sample in data_samples]
+            if None in texts:
+                raise ConfigError('this Q-Former reads text, but a sample has no qformer_text: set qformer_text in '
+                                  'the pipeline (for example VQAPrompt(qformer_text="{}"))')
+            text = self.tokenizer(texts, self.max_text_len, images.device)
+            query_feats = self.qformer.forward_joint(encoded.image_kv, *text)
+        return self.language_projection(query_feats)
+
+    def loss(self, images: torch.Tensor, data_samples: Sequence) -> dict:
+        """Next-token loss of the targets, given image and prompt.
+
+        Args:
+            images: float (B, 3, H, W).
+            data_samples: With ``prompt`` and ``target``.
+
+        Returns:
+            dict: loss_lm.
+        """
+        total, count = self.language_model.loss(
+            self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples],
+            [sample.target for sample in data_samples])
+        return dict(loss_lm=share_of_global(total, count) if self.global_token_mean else total / count)
+
+    @torch.no_grad()
+    def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
+        """Write ``pred_text`` into the samples and return them."""
+        texts = self.language_model.generate(
+            self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples], **self.generation)
+        for sample, text in zip(data_samples, texts):
+            sample.pred_text = text
+        return data_samples

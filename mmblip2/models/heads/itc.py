@@ -1,0 +1,27 @@
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class ITCHead(nn.Module):
+    """Projections and temperature of image-text contrastive learning.
+
+    Args:
+        width (int): Q-Former width D.
+        embed_dim (int): Contrastive width C.
+        temperature (float): Initial temperature; learned, similarities are divided by it.
+    """
+
+    def __init__(self, width: int, embed_dim: int = 256, temperature: float = 0.07):
+        super().__init__()
+        self.vision_proj = nn.Linear(width, embed_dim)
+        self.text_proj = nn.Linear(width, embed_dim)
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+
+    def image_features(self, query_feats: torch.Tensor) -> torch.Tensor:
+        """(B, Q, D) to normalised float32 (B, Q, C)."""
+        return F.normalize(self.vision_proj(query_feats).float(), dim=-1)
+
+    def text_features(self, cls_feats: torch.Tensor) -> torch.Tensor:
+        """(B, D) to normalised float32 (B, C)."""
+        return F.normalize(self.text_proj(cls_feats).float(), dim=-1)

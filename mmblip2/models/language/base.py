@@ -1,0 +1,271 @@
+"""What a language model must offer to BLIP-2, and how one is loaded.
+
+Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input embeddings.
+"""
+import contextlib
+import difflib
+import os
+from abc import abstractmethod
+
+import torch
+from torch import nn
+
+from mmblip2.errors import ConfigError
+
+_DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+class LanguageModel(nn.Module):
+    """A transformers language model that reads a visual prefix before its prompt.
+
+    The prefix is concatenated to the text embeddings here; no placeholder tokens exist. Text is padded by
+    hand, so no call changes the tokenizer.
+
+    Args:
+        auto_class (str): transformers class that builds the model, ``'AutoModelForCausalLM'`` for example.
+        model (str, optional): Folder with a Hugging Face model (or a name on its hub).
+        config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
+            its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
+            ``model``: settings that replace those of the folder.
+        weights (str, optional): An mmblip2 checkpoint whose ``language_model.`` tensors are loaded.
+        tokenizer (str, optional): Folder of the tokenizer; default: ``model``.
+        dtype (str): Type of the weights: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
+        max_text_len (int): Longest text of a training sample, in tokens.
+        attention (str, optional): ``attn_implementation`` of transformers. Training under bfloat16 autocast on
+            a CPU is a quarter faster with ``'eager'`` than with the default (torch 2.15, OPT of width 128).
+
+    Attributes:
+        hidden_size (int): Width of the input embeddings, the width that a prefix must have.
+        weights_source (str or None): Where the weights came from; None when they are random.
+        model (nn.Module): The transformers model.
+        tokenizer: The transformers tokenizer.
+
+    Raises:
+        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting, no tokenizer, or a
+            tokenizer with more ids than the model has embeddings.
+    """
+
+    def __init__(self, auto_class, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
+                 max_text_len=32, attention=None):
+        super().__init__()
+        if dtype not in _DTYPES:
+            raise ConfigError(f'dtype of the language model is {dtype!r}, expected one of '
+                              f'{", ".join(_DTYPES)}')
+        if model is None and config is None:
+            raise ConfigError('the language model has neither `model` nor `config`: set model=<folder of a '
+                              "Hugging Face model>, or config=dict(model_type='opt', ...) for random weights")
+        if model is None and tokenizer is None:
+            raise ConfigError('the language model has no tokenizer: set tokenizer=<folder>')
+        self.tokenizer = _load_tokenizer(tokenizer or model)
+        self.model = (_from_config(auto_class, config, self.tokenizer, dtype, attention) if model is None
+                      else _from_folder(auto_class, model, config, dtype, attention))
+        self.weights_source = model
+        self.max_text_len = max_text_len
+
+        rows = self.model.get_input_embeddings().num_embeddings
+        if len(self.tokenizer) > rows:
+            raise ConfigError(f'the tokenizer {tokenizer or model} has {len(self.tokenizer)} ids, but the '
+                              f'language model embeds only {rows}: use the tokenizer that the model was '
+                              f'trained with, or config=dict(vocab_size={len(self.tokenizer)}) for a '
+                              'new model')
+        if weights is not None:
+            from mmblip2.checkpoints.io import load_weights
+            load_weights(self, weights, prefix='language_model')
+            self.weights_source = weights
+        self._reset_generation_config()
+
+    def _reset_generation_config(self):
+        # A folder may bring sampling settings of its own; what is generated is decided by the arguments.
+        from transformers import GenerationConfig
+        self.model.generation_config = GenerationConfig(bos_token_id=self.tokenizer.bos_token_id)
+
+    @property
+    def hidden_size(self):
+        """int: Width of the input embeddings (for OPT-350m not the width of its layers)."""
+        return self.model.get_input_embeddings().embedding_dim
+
+    def embed(self, input_ids):
+        """Look up the input embeddings.
+
+        Args:
+            input_ids (Tensor): (B, T) int64.
+
+        Returns:
+            Tensor: (B, T, H) in the model's own type.
+        """
+        return self.model.get_input_embeddings()(input_ids)
+
+    @abstractmethod
+    def loss(self, prefix, prompts, targets):
+        """Cross entropy of the targets.
+
+        Args:
+            prefix (Tensor or None): (B, Q, H), any floating type; None trains on text alone.
+            prompts (list[str]): What precedes each target; ``''`` for nothing. Never a target itself.
+            targets (list[str]): What the model shall say.
+
+        Returns:
+            tuple[Tensor, Tensor]: Sum over all target tokens (float32 scalar, nats) and their number (int64
+            scalar).
+        """
+
+    @abstractmethod
+    def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
+                 length_penalty=1.0, **kwargs):
+        """Continue the prompts.
+
+        Args:
+            prefix (Tensor or None): (B, Q, H), any floating type.
+            prompts (list[str]): One prompt a sample; ``''`` for none. Prompts are never cut.
+            max_new_tokens (int): Most tokens to generate, prefix and prompt not counted.
+            num_beams (int): 1 is greedy search.
+            min_new_tokens (int, optional): Fewest tokens before the text may end.
+            length_penalty (float): Exponent of the length that divides a beam's score; unused without beams.
+            **kwargs: More settings of transformers' ``generate``.
+
+        Returns:
+            list[str]: The new text of each sample, stripped, without prompt and special tokens.
+        """
+
+    def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
+                length_penalty, kwargs):
+        """Run transformers' ``generate`` on embeddings and return the (B, N) ids that it gives back."""
+        pad_id = self.tokenizer.pad_token_id
+        settings = dict(do_sample=False, max_new_tokens=max_new_tokens, num_beams=num_beams,
+                        eos_token_id=end_id, pad_token_id=end_id if pad_id is None else pad_id)
+        if min_new_tokens is not None:
+            settings['min_new_tokens'] = min_new_tokens
+        if num_beams > 1:
+            settings['length_penalty'] = length_penalty
+        settings.update(kwargs)
+        return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
+
+    def _decode(self, rows, end_id):
+        """Text of each row of ids up to its first ``end_id``."""
+        texts = []
+        for row in rows.tolist():
+            row = row[:row.index(end_id)] if end_id in row else row
+            texts.append(self.tokenizer.decode(row, skip_special_tokens=True,
+                                               clean_up_tokenization_spaces=False).strip())
+        return texts
+
+
+def pad_ids(rows, device, side='right'):
+    """Pad lists of ids to one length.
+
+    Args:
+        rows (list[list[int]]): Ids of each sample.
+        device (torch.device): Where the result lives.
+        side (str): ``'right'`` or ``'left'``: where the padding stands.
+
+    Returns:
+        tuple[Tensor, Tensor]: Ids (B, T) int64 with 0 in the padding, and the mask (B, T) bool, True on text.
+    """
+    ids = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.int64)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        place = slice(len(row)) if side == 'right' else slice(ids.size(1) - len(row), None)
+        ids[i, place] = torch.tensor(row, dtype=torch.int64)
+        mask[i, place] = True
+    return ids.to(device), mask.to(device)
+
+
+def token_loss(logits, labels, is_target):
+    """Cross entropy of chosen positions.
+
+    Args:
+        logits (Tensor): (B, T, V), any floating type.
+        labels (Tensor): (B, T) int64.
+        is_target (Tensor): (B, T) bool.
+
+    Returns:
+        tuple[Tensor, Tensor]: Sum (float32 scalar, nats) and number of targets (int64 scalar).
+    """
+    chosen = logits[is_target].float()  # (N, V)
+    loss_sum = nn.functional.cross_entropy(chosen, labels[is_target], reduction='sum')
+    return loss_sum, is_target.sum()
+
+
+def _load_tokenizer(folder):
+    from transformers import AutoTokenizer
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'no tokenizer could be loaded from {folder}: expected a folder with '
+                          f'tokenizer.json ({_first_line(error)})') from error
+
+
+def _from_folder(auto_class, folder, overrides, dtype, attention):
+    import transformers
+    if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, 'config.json')):
+        raise ConfigError(f'{folder} holds no config.json: expected the folder of a Hugging Face model')
+    try:
+        config, unknown = transformers.AutoConfig.from_pretrained(
+            folder, return_unused_kwargs=True, **plain(overrides or {}))
+        if unknown:
+            raise ConfigError(f'config of the language model {folder} has no setting '
+                              f'{", ".join(map(repr, unknown))}')
+        with _no_progress_bar():
+            model, info = getattr(transformers, auto_class).from_pretrained(
+                folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
+                output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f'the language model {folder} could not be loaded: expected the folder of a '
+                          f'Hugging Face model ({_first_line(error)})') from error
+    if info['missing_keys']:
+        raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of '
+                          f'{type(model).__name__}, first {sorted(info["missing_keys"])[0]}: they would be '
+                          'random')
+    return model
+
+
+@contextlib.contextmanager
+def _no_progress_bar():
+    from transformers.utils import logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _from_config(auto_class, config, tokenizer, dtype, attention):
+    import transformers
+    settings = plain(config)
+    model_type = settings.pop('model_type', None)
+    try:
+        defaults = transformers.AutoConfig.for_model(model_type)
+    except ValueError as error:
+        raise ConfigError(f'config of the language model: model_type={model_type!r} is not known to '
+                          "transformers, expected 'opt', 'llama', 't5' ...") from error
+    for key in settings:
+        if not hasattr(defaults, key):
+            near = difflib.get_close_matches(key, vars(defaults), n=1)
+            raise ConfigError(f'config of the language model: {model_type!r} has no setting {key!r}'
+                              + (f'; did you mean {near[0]!r}?' if near else ''))
+    settings.setdefault('vocab_size', len(tokenizer))
+    for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
+        if getattr(tokenizer, name) is not None:
+            settings.setdefault(name, getattr(tokenizer, name))
+    config = transformers.AutoConfig.for_model(model_type, **settings)
+    try:
+        return getattr(transformers, auto_class).from_config(config, dtype=getattr(torch, dtype),
+                                                           attn_implementation=attention)
+    except ValueError as error:
+        raise ConfigError(f'config of the language model: model_type={model_type!r} does not fit '
+                          f'{auto_class} ({_first_line(error)})') from error
+
+
+def plain(value):
+    """Copy of nested dicts and lists without mmengine's config types."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _first_line(error):
+    return str(error).strip().split('\n')[0]

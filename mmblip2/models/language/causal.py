@@ -1,0 +1,116 @@
+"""Decoder-only language models: OPT, Llama, Qwen ...
+
+Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input embeddings, V vocabulary.
+"""
+import inspect
+
+import torch
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+
+from .base import LanguageModel, pad_ids, token_loss
+
+
+@MODELS.register_module()
+class CausalLM(LanguageModel):
+    """A decoder-only language model behind a visual prefix.
+
+    A training row reads ``[prefix][BOS? prompt target ending][padding]``. The loss covers target and ending.
+    Prefix, prompt (with its BOS) and padding are never targets; only when the prompt is empty, the BOS is a
+    target too, predicted from the last prefix token (the rule of LAVIS). Prompt and target are joined by one
+    space. A row longer than ``max_text_len`` is cut on the right, so that a long text loses its ending (as in
+    LAVIS).
+    A row for generation reads ``[padding][prefix][BOS? prompt]``.
+
+    Differs from LAVIS: a prompt for generation is never cut.
+
+    Args:
+        model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`.
+        ending (str, optional): The one token that ends every target and stops the generation. Default: a new
+            line for OPT, the tokenizer's end-of-sequence token for the others.
+        add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
+
+    Raises:
+        ConfigError: The ending is not one token, or prefix and text exceed the model's positions.
+    """
+
+    def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
+                 max_text_len=32, ending=None, add_special_tokens=True, attention=None):
+        super().__init__('AutoModelForCausalLM', model, config, weights, tokenizer, dtype, max_text_len,
+                         attention)
+        self.add_special_tokens = add_special_tokens
+        if ending is None:
+            ending = '\n' if self.model.config.model_type == 'opt' else self.tokenizer.eos_token
+        if ending is None:
+            raise ConfigError('the tokenizer has no end-of-sequence token: set ending=<token> of the '
+                              'language model')
+        end_ids = self.tokenizer(ending, add_special_tokens=False).input_ids
+        if len(end_ids) != 1:
+            raise ConfigError(f'ending={ending!r} of the language model is {len(end_ids)} tokens, expected '
+                              "one: choose another, the tokenizer's end-of-sequence token for example")
+        self.end_id = end_ids[0]
+        # Models without this argument compute the logits of the prefix too; they are cut off afterwards.
+        self._can_keep = 'logits_to_keep' in inspect.signature(self.model.forward).parameters
+
+    def loss(self, prefix, prompts, targets):
+        """See :meth:`LanguageModel.loss`."""
+        prompts = [prompt.rstrip() for prompt in prompts]
+        rows, starts = [], []
+        for prompt, target in zip(prompts, targets):
+            text = f'{prompt} {target.strip()}' if prompt else target.strip()
+            rows.append((self._tokenize(text) + [self.end_id])[:self.max_text_len])
+            starts.append(len(self._tokenize(prompt)) if prompt else 0)
+        device = self.model.get_input_embeddings().weight.device
+        ids, mask = pad_ids(rows, device)  # (B, T)
+        position = torch.arange(ids.size(1), device=device)
+        is_target = mask & (position >= torch.tensor(starts, device=device)[:, None])  # (B, T)
+
+        embeds = self.embed(ids)  # (B, T, H)
+        if prefix is None:
+            # The first token has nothing before it to be predicted from.
+            keep, labels, is_target = ids.size(1), ids[:, 1:], is_target[:, 1:]
+        else:
+            keep, labels = ids.size(1) + 1, ids  # the last prefix token predicts the first text token
+            embeds, mask = _prepend(prefix, embeds, mask)  # (B, Q + T, H)
+        self._check_length(embeds.size(1))
+        kept = dict(logits_to_keep=keep) if self._can_keep else {}
+        logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False, **kept).logits
+        return token_loss(logits[:, -keep:-1], labels, is_target)
+
+    def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
+                 length_penalty=1.0, **kwargs):
+        """See :meth:`LanguageModel.generate`."""
+        rows = [self._tokenize(prompt.rstrip()) for prompt in prompts]
+        if prefix is None and not all(rows):
+            raise ValueError('nothing to continue: a prompt has no tokens and there is no visual prefix')
+        device = self.model.get_input_embeddings().weight.device
+        ids, mask = pad_ids(rows, device, side='left')  # (B, T)
+        embeds = self.embed(ids)
+        if prefix is not None:
+            embeds, mask = _prepend(prefix, embeds, mask)
+            # [prefix][padding][prompt] -> [padding][prefix][prompt], so that relative positions are right
+            # in every model; the sort is stable.
+            order = mask.long().argsort(dim=1, stable=True)
+            embeds = embeds.gather(1, order[:, :, None].expand_as(embeds))
+            mask = mask.gather(1, order)
+        self._check_length(embeds.size(1) + max_new_tokens)
+        new_ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
+                               length_penalty, kwargs)
+        return self._decode(new_ids, self.end_id)
+
+    def _tokenize(self, text):
+        return self.tokenizer(text, add_special_tokens=self.add_special_tokens).input_ids
+
+    def _check_length(self, length):
+        limit = getattr(self.model.config, 'max_position_embeddings', None)
+        if limit is not None and length > limit:
+            raise ConfigError(f'prefix, text and new tokens make {length} tokens, but the language model has '
+                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
+                              'a larger max_position_embeddings')
+
+
+def _prepend(prefix, embeds, mask):
+    """Put the prefix (B, Q, H), always visible, before embeddings (B, T, H) and mask (B, T) bool."""
+    embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)  # (B, Q + T, H)
+    return embeds, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)

@@ -1,0 +1,76 @@
+"""Encoder-decoder language models: T5, Flan-T5.
+
+Shapes: B samples, Q visual prefix tokens, T text tokens of the encoder, U tokens of the decoder, H width.
+"""
+import torch
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+
+from .base import LanguageModel, pad_ids, token_loss
+
+
+@MODELS.register_module()
+class Seq2SeqLM(LanguageModel):
+    """An encoder-decoder language model; its encoder reads ``[prefix][prompt </s>][padding]``.
+
+    The decoder's targets are the tokens of the target and ``</s>``; padding is never a target. Prompt and
+    target are each cut to ``max_text_len`` tokens and keep their ``</s>``.
+
+    Args:
+        model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`. LAVIS
+            runs Flan-T5 with ``config=dict(dense_act_fn='gelu')``.
+
+    Raises:
+        ConfigError: ``dtype='float16'`` (T5 overflows in it), or the tokenizer has no end-of-sequence token.
+    """
+
+    def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
+                 max_text_len=32, attention=None):
+        if dtype == 'float16':
+            raise ConfigError("dtype of the language model is 'float16', in which T5 overflows: use "
+                              "'bfloat16' or 'float32'")
+        super().__init__('AutoModelForSeq2SeqLM', model, config, weights, tokenizer, dtype, max_text_len,
+                         attention)
+        self.end_id = self.tokenizer.eos_token_id
+        if self.end_id is None:
+            raise ConfigError('the tokenizer has no end-of-sequence token, which ends every target of '
+                              'a Seq2SeqLM')
+        # A new config does not say it; T5 starts its decoder with the padding token.
+        start_id = getattr(self.model.config, 'decoder_start_token_id', None)
+        self.start_id = self.tokenizer.pad_token_id if start_id is None else start_id
+        if self.start_id is None:
+            raise ConfigError('neither the language model has a decoder_start_token_id nor its tokenizer a '
+                              'padding token: one of them must start the decoder')
+
+    def loss(self, prefix, prompts, targets):
+        """See :meth:`LanguageModel.loss`."""
+        embeds, mask = self._encoder_input(prefix, prompts, self.max_text_len)
+        labels, is_target = pad_ids([self._tokenize(target, self.max_text_len) for target in targets],
+                                    embeds.device)  # (B, U)
+        start = labels.new_full((len(targets), 1), self.start_id)
+        logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False,
+                            decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1)).logits  # (B, U, V)
+        return token_loss(logits, labels, is_target)
+
+    def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
+                 length_penalty=1.0, **kwargs):
+        """See :meth:`LanguageModel.generate`."""
+        embeds, mask = self._encoder_input(prefix, prompts, max_len=None)
+        ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
+                           length_penalty, dict(kwargs, decoder_start_token_id=self.start_id))
+        return self._decode(ids[:, 1:], self.end_id)  # the first id is the decoder's start token
+
+    def _encoder_input(self, prefix, prompts, max_len):
+        """Embeddings (B, Q + T, H) and mask (B, Q + T) bool of prefix and prompts."""
+        device = self.model.get_input_embeddings().weight.device
+        ids, mask = pad_ids([self._tokenize(prompt, max_len) for prompt in prompts], device)
+        embeds = self.embed(ids)  # (B, T, H)
+        if prefix is not None:
+            embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
+            mask = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
+        return embeds, mask
+
+    def _tokenize(self, text, max_len):
+        ids = self.tokenizer(text.strip(), add_special_tokens=False).input_ids
+        return ids[:None if max_len is None else max_len - 1] + [self.end_id]

@@ -1,0 +1,226 @@
+"""The Q-Former (BLIP-2, section 3.1): learned queries that read an image, and text that shares their self-attention.
+
+Shapes: B images or image-text rows, P patches, E vision width, Q queries, T text tokens, L = Q+T, D width, H heads.
+"""
+from typing import List, Optional, Tuple
+
+import torch
+from torch import nn
+
+from mmblip2.registry import MODELS
+
+from ..layers import Attention, Mlp
+from ..layers.attention import KeyValue
+from .masks import self_attention_mask
+
+
+class QFormerLayer(nn.Module):
+    """One post-norm layer: self-attention over all rows, cross-attention and MLP of the queries, MLP of the text."""
+
+    def __init__(self, width, num_heads, mlp_width, vision_width, dropout, eps, cross_attention, text):
+        super().__init__()
+        self.attention = Attention(width, num_heads, dropout=dropout)
+        self.attention_norm = nn.LayerNorm(width, eps)
+        if cross_attention:
+            self.cross_attention = Attention(width, num_heads, kv_width=vision_width, dropout=dropout)
+            self.cross_attention_norm = nn.LayerNorm(width, eps)
+        else:
+            self.cross_attention = None
+        self.query_mlp = Mlp(width, mlp_width)
+        self.query_norm = nn.LayerNorm(width, eps)
+        if text:
+            self.text_mlp = Mlp(width, mlp_width)
+            self.text_norm = nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None)):
+        """Run the layer.
+
+        Args:
+            x: (B, L, D); the first ``num_query`` rows are queries, the others text.
+            num_query: Number of query rows in ``x``.
+            image_kv: Cross-attention keys and values of the image; used on query rows if this layer has any.
+            mask: bool (B, 1, L, S).
+            past: Self-attention keys and values of rows in front of ``x``.
+            keep: Slice of the rows that the caller needs; only these are computed. It starts at row 0.
+
+        Returns:
+            tuple: rows (B, len(keep), D), and this layer's self-attention ``KeyValue`` of ``x``.
+        """
+        own = self.attention.project_kv(x)
+        seen = own if past is None else KeyValue.cat([past, own], dim=2)
+        x = x[:, keep]
+        mask = mask[:, :, keep] if mask is not None else None
+        x = self.attention_norm(x + self.dropout(self.attention(x, seen, mask)))
+        queries, text = x[:, :num_query], x[:, num_query:]
+        parts = []
+        if queries.size(1):
+            if self.cross_attention is not None:
+                queries = self.cross_attention_norm(
+                    queries + self.dropout(self.cross_attention(queries, image_kv)))
+            parts.append(self.query_norm(queries + self.dropout(self.query_mlp(queries))))
+        if text.size(1):
+            parts.append(self.text_norm(text + self.dropout(self.text_mlp(text))))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], own
+
+
+@MODELS.register_module()
+class QFormer(nn.Module):
+    """Querying Transformer: a BERT whose learned queries cross-attend to image patches.
+
+    Its uses are methods that share the weights: :meth:`forward_queries` (image only), :meth:`forward_text`
+    (text only), :meth:`forward_joint` (both, ITM and instructions), :meth:`forward_causal` (text generation from
+    the queries, ITG). Agrees with ``Blip2QFormerModel`` of transformers and ``Qformer.py`` of LAVIS on the same
+    weights.
+
+    Args:
+        vision_width (int): Width E of the image patches.
+        num_layers (int): Number of layers.
+        width (int): Width D.
+        num_heads (int): Attention heads.
+        mlp_width (int, optional): Hidden width of the MLPs. Defaults to 4 * width.
+        num_query (int): Number of learned queries Q.
+        cross_attention_freq (int): Layers 0, f, 2f, ... have cross-attention.
+        vocab_size (int, optional): Size of the text vocabulary; None builds no text half (stage 2).
+        max_positions (int): Longest text.
+        dropout (float): Dropout on attention weights and on every sub-layer's output.
+        eps (float): Epsilon of the LayerNorms.
+        init_std (float): Standard deviation of the initial weights, queries and embeddings.
+        bert (str, optional): BERT folder whose weights a training starts from; not needed afterwards.
+    """
+
+    def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
+                 mlp_width: Optional[int] = None, num_query: int = 32, cross_attention_freq: int = 2,
+                 vocab_size: Optional[int] = None, max_positions: int = 512, dropout: float = 0.1,
+                 eps: float = 1e-12, init_std: float = 0.02, bert: Optional[str] = None):
+        super().__init__()
+        self.width = width
+        self.num_query = num_query
+        self.max_positions = max_positions
+        self.vocab_size = vocab_size
+        self.bert = bert
+        self.queries = nn.Parameter(torch.empty(1, num_query, width))
+        if self.has_text:
+            self.word_embeddings = nn.Embedding(vocab_size, width)
+            self.position_embeddings = nn.Embedding(max_positions, width)
+        self.embedding_norm = nn.LayerNorm(width, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            QFormerLayer(width, num_heads, mlp_width or 4 * width, vision_width, dropout, eps,
+                         cross_attention=i % cross_attention_freq == 0, text=self.has_text)
+            for i in range(num_layers))
+        self._draw_weights(init_std)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the text half was built."""
+        return self.vocab_size is not None
+
+    def _draw_weights(self, std):
+        nn.init.normal_(self.queries, std=std)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def init_weights(self):
+        """At the start of a training: take over the BERT folder, if there is one, and log what stayed new."""
+        if self.bert is not None:
+            from mmengine.logging import print_log
+
+            from .bert_init import init_from_bert
+            for line in str(init_from_bert(self, self.bert)).splitlines():
+                print_log(line, logger='current')
+
+    def project_image(self, patches: torch.Tensor) -> List[Optional[KeyValue]]:
+        """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
+
+        Args:
+            patches: (B, P, E).
+
+        Returns:
+            list: One ``KeyValue`` (B, H, P, d) a layer, None for a layer without cross-attention.
+        """
+        return [layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
+                for layer in self.layers]
+
+    def _embed_queries(self, batch: int) -> torch.Tensor:
+        return self.dropout(self.embedding_norm(self.queries).expand(batch, -1, -1))  # (B, Q, D)
+
+    def _embed_text(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if not self.has_text:
+            raise RuntimeError('this Q-Former was built without a text half: set vocab_size in its config')
+        length = input_ids.size(1)
+        if length > self.max_positions:
+            raise ValueError(f'text of {length} tokens is longer than max_positions={self.max_positions}')
+        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
+        return self.dropout(self.embedding_norm(x))  # (B, T, D)
+
+    def _run(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None)):
+        cache = []
+        for i, layer in enumerate(self.layers):
+            last = i == len(self.layers) - 1
+            x, kv = layer(x, num_query, image_kv[i] if image_kv is not None else None, mask,
+                          past[i] if past is not None else None, keep if last else slice(None))
+            cache.append(kv)
+        return x, cache
+
+    def forward_queries(self, image_kv: List[Optional[KeyValue]]) -> Tuple[torch.Tensor, List[KeyValue]]:
+        """Queries read the image, no text.
+
+        Args:
+            image_kv: From :meth:`project_image`, B images.
+
+        Returns:
+            tuple: query features (B, Q, D), and each layer's self-attention keys and values of the queries, which
+            :meth:`forward_causal` takes.
+        """
+        batch = image_kv[0].key.size(0)
+        return self._run(self._embed_queries(batch), self.num_query, image_kv)
+
+    def forward_text(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Text alone, bidirectional; the feature of its first token ([CLS]).
+
+        Args:
+            input_ids: int64 (B, T).
+            text_mask: (B, T), nonzero at real tokens.
+
+        Returns:
+            torch.Tensor: (B, D).
+        """
+        mask = text_mask.bool()[:, None, None, :]
+        x = self._embed_text(input_ids)
+        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=slice(0, 1))[0][:, 0]
+
+    def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Queries and text see each other; the queries read the image.
+
+        Args:
+            image_kv: From :meth:`project_image`: B images, or one image for all B texts.
+            input_ids: int64 (B, T).
+            text_mask: (B, T), nonzero at real tokens.
+
+        Returns:
+            torch.Tensor: query features (B, Q, D).
+        """
+        text = self._embed_text(input_ids)
+        x = torch.cat([self._embed_queries(len(text)), text], dim=1)  # (B, Q+T, D)
+        mask = self_attention_mask('bidirectional', self.num_query, text_mask)
+        return self._run(x, self.num_query, image_kv, mask, keep=slice(0, self.num_query))[0]
+
+    def forward_causal(self, input_ids: torch.Tensor, text_mask: torch.Tensor, query_cache) -> torch.Tensor:
+        """Text sees all queries and earlier text.
+
+        The queries never see text under this mask, so their keys and values are those of :meth:`forward_queries`.
+
+        Args:
+            input_ids: int64 (B, T), beginning with [DEC].
+            text_mask: (B, T), nonzero at real tokens.
+            query_cache: Second result of :meth:`forward_queries`.
+
+        Returns:
+            torch.Tensor: (B, T, D).
+        """
+        mask = self_attention_mask('causal', self.num_query, text_mask)[:, :, self.num_query:]
+        return self._run(self._embed_text(input_ids), 0, mask=mask, past=query_cache)[0]

@@ -1,0 +1,54 @@
+"""The Q-Former's text tokenizer."""
+from typing import List, NamedTuple
+
+import torch
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+
+
+class TextBatch(NamedTuple):
+    """A padded batch of token ids: both int64 (B, T), the mask 1 at real tokens and 0 at padding on the right."""
+    input_ids: torch.Tensor
+    mask: torch.Tensor
+
+    def rows(self, index) -> 'TextBatch':
+        """The rows ``index``."""
+        return TextBatch(self.input_ids[index], self.mask[index])
+
+
+@MODELS.register_module()
+class BertTokenizer:
+    """WordPiece tokenizer of a BERT folder, with the ``[DEC]`` token that starts generated text.
+
+    Args:
+        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name.
+
+    Raises:
+        ConfigError: If ``path`` cannot be read, or has no [CLS], [SEP] and [PAD].
+    """
+
+    def __init__(self, path: str):
+        from transformers import AutoTokenizer
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f'no tokenizer could be read from {path!r}: {error}. '
+                              'Give the folder of a BERT tokenizer (vocab.txt or tokenizer.json)') from error
+        for name in ('cls', 'sep', 'pad'):
+            if getattr(tokenizer, f'{name}_token_id') is None:
+                raise ConfigError(f'the tokenizer in {path!r} has no {name}_token: a BERT tokenizer is needed')
+        tokenizer.add_special_tokens({'bos_token': '[DEC]'})
+        self.tokenizer = tokenizer
+        self.dec_id = tokenizer.bos_token_id
+        self.sep_id = tokenizer.sep_token_id
+        self.pad_id = tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def __call__(self, texts: List[str], max_length: int, device=None) -> TextBatch:
+        """Tokenise to ``[CLS] text [SEP]``, cut to ``max_length`` tokens and padded to the longest of the batch."""
+        batch = self.tokenizer(texts, padding='longest', padding_side='right', truncation=True,
+                               max_length=max_length, return_tensors='pt')
+        return TextBatch(batch['input_ids'].to(device), batch['attention_mask'].to(device))

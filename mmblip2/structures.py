@@ -1,0 +1,67 @@
+"""The data sample: what travels with one image (or one text) from the data set to the metric."""
+from typing import NamedTuple
+
+from mmengine.structures import BaseDataElement
+
+
+class Field(NamedTuple):
+    """One row of the table below: the Python type, who writes the field, who reads it."""
+    type: str
+    writer: str
+    reader: str
+
+
+FIELDS = {
+    'sample_idx': Field('int', 'data set (always)', 'loops and metrics: results are gathered by it'),
+    'img_path': Field('str', 'data set', 'error messages, result pages'),
+    'augmented': Field('str', 'random image transforms: the name of the last one', 'cache of a frozen encoder'),
+    'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
+    'text': Field('str', 'data set (training caption)', 'Blip2Representation'),
+    'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
+    'prompt': Field('str', 'CaptionPrompt, VQAPrompt, TextCorpus', 'language adapter; "" means none'),
+    'target': Field('str', 'CaptionPrompt, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
+    'qformer_text': Field('str', 'VQAPrompt', 'Q-Former: text read beside the queries'),
+    'gt_caption': Field('list[str]', 'caption data sets in test mode, uncleaned', 'caption metric'),
+    'question': Field('str', 'COCOVQA', 'result pages'),
+    'question_id': Field('int', 'COCOVQA', 'VQA metric and submission file'),
+    'gt_answer': Field('list[str]', 'COCOVQA: the raw answers, ten in VQAv2', 'VQA metric'),
+    'question_type': Field('str', 'COCOVQA', 'VQA metric'),
+    'answer_type': Field('str', 'COCOVQA', 'VQA metric'),
+    'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
+    'image_labels': Field('float tensor (N,)', 'SceneLabels', 'VisionPretraining'),
+    'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
+}
+
+
+class DataSample(BaseDataElement):
+    """Annotations and predictions of one sample; every value is a plain data field (no metainfo).
+
+    A field that does not apply is absent: ask with ``'question' in sample`` or ``sample.get('question')``.
+    ``FIELDS`` of this module is the table of all fields:
+
+    ============= =================== ============================== ===============================
+    field         type                written by                     read by
+    ============= =================== ============================== ===============================
+    sample_idx    int, index in the   data set, always               loops, metrics
+                  data set
+    img_path      str                 data set                       messages, result pages
+    augmented     str, transform name random image transforms        vision_cache_gib
+    image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
+    text          str                 data set, training caption     Blip2Representation
+    texts         list[str]           COCORetrieval in test mode     retrieval loop
+    prompt        str, '' for none    CaptionPrompt, VQAPrompt,      language adapter
+                                      TextCorpus
+    target        str                 CaptionPrompt, VQAPrompt,      language adapter, mode 'loss'
+                                      TextCorpus
+    qformer_text  str                 VQAPrompt                      Q-Former, beside the queries
+    gt_caption    list[str], raw      caption sets in test mode      caption metric
+    question      str                 COCOVQA                        result pages
+    question_id   int                 COCOVQA                        VQA metric, submission file
+    gt_answer     list[str], raw      COCOVQA                        VQA metric
+    question_type str                 COCOVQA                        VQA metric
+    answer_type   str                 COCOVQA                        VQA metric
+    patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining
+    image_labels  float (N,)          SceneLabels                    VisionPretraining
+    pred_text     str                 the model, mode 'predict'      caption and VQA metrics
+    ============= =================== ============================== ===============================
+    """

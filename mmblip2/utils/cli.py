@@ -1,0 +1,136 @@
+"""What the command-line tools share. Imports nothing heavy, so that ``--help`` answers at once."""
+import ast
+import difflib
+import sys
+
+from ..errors import ConfigError, MMBlip2Error
+
+CFG_OPTIONS_HELP = ('change config entries: a.b.c=value, list items by number (a.0.b=value). The value is a '
+                    'Python literal (dict(...) too), anything else is text, spaces and commas included. A '
+                    'key that the config does not have is an error; +a.b.c=value adds it')
+_SWITCH = {'true': True, 'false': False}
+
+
+def parse_value(text):
+    """A Python literal, with ``dict(a=1)`` allowed, or the text itself.
+
+    >>> parse_value('a photo of'), parse_value('[1, 2]'), parse_value('dict(lr=1e-4)')
+    ('a photo of', [1, 2], {'lr': 0.0001})
+    """
+    try:
+        return _literal(ast.parse(text.strip(), mode='eval').body)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _literal(node):
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'dict' and not node.args:
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_literal(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    return ast.literal_eval(node)
+
+
+def _convert(text, old):
+    """The value of an option, given what the config has now."""
+    value = parse_value(text)
+    bracketed = text.strip()[:1] in ('(', '[')
+    if isinstance(old, str) and isinstance(value, tuple) and not bracketed:
+        return text  # 'red, 2 blue' parses as text anyway; '1, 2' is text too where text was
+    if isinstance(old, bool) and isinstance(value, str):
+        if value.lower() not in _SWITCH:
+            raise ValueError(f'expected True or False, got {value!r}')
+        return _SWITCH[value.lower()]
+    return value
+
+
+def apply_cfg_options(cfg, options, known=()):
+    """Change a config in place.
+
+    Args:
+        cfg (Config): mmengine config.
+        options (list[str]): ``key=value`` or ``+key=value`` each.
+        known (tuple[str]): Top-level keys that may be set although the config does not have them.
+
+    Raises:
+        ConfigError: All options that are malformed or name a key that is not there.
+    """
+    problems = []
+    for option in options or []:
+        key, equals, text = option.partition('=')
+        try:
+            if not equals or not key.strip('+ '):
+                raise ValueError('expected key=value')
+            _assign(cfg, key.strip().lstrip('+').split('.'), text, key.startswith('+'), known)
+        except (ValueError, KeyError) as error:
+            problems.append(f'--cfg-options {option}: {error.args[0]}')
+    if problems:
+        raise ConfigError('\n'.join(problems))
+
+
+def _assign(node, path, text, add, known):
+    done = []
+    parents = []
+    for name in path[:-1]:
+        parents.append((node, _locate(node, name, done, path, add, ())))
+        node = node[parents[-1][1]]
+        done.append(name)
+    last = _locate(node, path[-1], done, path, add, known if not done else (), last=True)
+    if isinstance(node, tuple):  # tuples cannot change: put a new one into the parent
+        items = list(node)
+        items[last] = _convert(text, items[last])
+        parent, key = parents[-1]
+        parent[key] = tuple(items)
+    else:
+        old = node.get(last) if isinstance(last, str) else node[last]
+        node[last] = _convert(text, old)
+
+
+def _locate(node, name, done, path, add, known, last=False):
+    """Key or index of ``name`` in ``node``; creates missing dicts when ``add``."""
+    here = '.'.join(done) or 'the config'
+    if isinstance(node, (list, tuple)):
+        if not name.lstrip('-').isdigit():
+            raise ValueError(f'{here} is a list of {len(node)}: expected a number, got {name!r}')
+        if not -len(node) <= int(name) < len(node):
+            raise ValueError(f'{here} has {len(node)} items, there is no item {name}')
+        return int(name)
+    if not hasattr(node, 'keys'):
+        raise ValueError(f'{here} is {node!r}, it has no keys')
+    if name in node or name in known:
+        return name
+    if add:
+        if not last:
+            node[name] = {}
+        return name
+    near = difflib.get_close_matches(name, [str(key) for key in node.keys()], 1)
+    names = ', '.join(map(str, node.keys())) or 'no keys'
+    hint = f'did you mean {near[0]!r}? ' if near else f'it has {names}; '
+    raise ValueError(f'{name!r} is not in {here}; {hint}+{".".join(path)}=... adds it')
+
+
+def run(main):
+    """Run a tool: a mistake of the user is one message and exit code 2; the rest keeps its traceback."""
+    try:
+        main()
+    except MMBlip2Error as error:
+        sys.stdout.flush()
+        print(f'{type(error).__name__}: {error}', file=sys.stderr)
+        _leave()
+        sys.exit(2)
+    except FloatingPointError as error:
+        sys.stdout.flush()
+        print(f'stopped: {error}', file=sys.stderr)
+        _leave()
+        sys.exit(1)
+    _leave()
+
+
+def _leave():
+    """End the process group, if there is one; without this gloo aborts some short runs."""
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,442 @@
+"""Find what is wrong in a config before anything is built; all problems at once, each with its path."""
+import difflib
+import inspect
+import keyword
+from pathlib import Path
+
+from ..compat import quiet_config_reader
+from ..errors import ConfigError
+from .cli import apply_cfg_options
+
+TOP_LEVEL = (
+    'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
+    'val_cfg', 'test_cfg', 'val_evaluator', 'test_evaluator', 'optim_wrapper', 'param_scheduler',
+    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'custom_imports', 'default_scope', 'env_cfg',
+    'experiment_name', 'launcher', 'load_from', 'log_level', 'log_processor', 'randomness', 'resume',
+    'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg')
+_DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
+                  'finite_loss', 'history')
+_LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
+                  'worker_init_fn')
+_RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
+_GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
+                      'sampler', 'optim_wrapper_cfg'}
+_RESIZES = ('Resize', 'RandomResizedCrop', 'CenterCrop')
+_FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
+
+
+# --------------------------------------------------------------------------------------- for the tools
+
+def load_config(path, options=()):
+    """Read a config file and apply ``--cfg-options``.
+
+    Raises:
+        ConfigError: No such file, an error in it, or a bad option.
+    """
+    from mmengine.config import Config
+    quiet_config_reader()
+    if not Path(path).is_file():
+        raise ConfigError(f'config file {path} not found: check the path')
+    try:
+        cfg = Config.fromfile(str(path))
+    except (SyntaxError, NameError, KeyError, FileNotFoundError, ImportError, TypeError, AttributeError,
+            ValueError) as error:
+        raise ConfigError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    apply_cfg_options(cfg, options, TOP_LEVEL)
+    return cfg
+
+
+def require(cfg, keys):
+    """Raise a ConfigError that lists the keys that the config lacks."""
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise ConfigError(f'{cfg.filename or "the config"} has no {", ".join(missing)}, needed for this tool')
+
+
+def work_dir(cfg, given, config_path):
+    """Command line, then config, then ./work_dirs/<config name>."""
+    return str(given or cfg.get('work_dir') or Path('work_dirs', Path(config_path).stem))
+
+
+def use_amp(cfg):
+    """Switch to ``AutocastOptimWrapper`` unless the config has one already."""
+    require(cfg, ('optim_wrapper',))
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'AutocastOptimWrapper'):
+        raise ConfigError(f'--amp replaces OptimWrapper, but optim_wrapper.type is {kind}: leave --amp out')
+    cfg.optim_wrapper.type = 'AutocastOptimWrapper'
+    cfg.optim_wrapper.setdefault('dtype', 'auto')
+    cfg.optim_wrapper.pop('loss_scale', None)
+
+
+def adjust_dataloaders(cfg, no_pin_memory, no_persistent_workers):
+    """Defaults that depend on the machine and on the number of workers; the command line wins."""
+    import torch
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if not isinstance(loader, dict):
+            continue
+        loader.setdefault('collate_fn', dict(type='pseudo_collate'))
+        loader.setdefault('pin_memory', torch.cuda.is_available())
+        loader.setdefault('persistent_workers', True)
+        if no_pin_memory:
+            loader['pin_memory'] = False
+        if no_persistent_workers or not loader.get('num_workers', 0):
+            loader['persistent_workers'] = False
+
+
+def innermost_dataset(dataset):
+    """The data set config below RepeatDataset and the like."""
+    while isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    return dataset
+
+
+def dump_predictions(cfg, path):
+    """Have the predictions of the test written to ``path`` before they are scored.
+
+    Raises:
+        ConfigError: The loop writes them itself (retrieval), and not in this format.
+    """
+    import mmblip2.engine  # noqa: F401
+    from mmblip2.registry import LOOPS
+    kind = LOOPS.get(cfg.test_cfg.get('type', 'TestLoop'))
+    if kind is not None and 'out_file' in inspect.signature(kind).parameters:
+        if Path(path).suffix != '.json':
+            raise ConfigError(f'{path}: retrieval predictions are written as .json')
+        cfg.test_cfg.out_file = str(path)
+        return
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    cfg.test_evaluator = [dict(type='DumpPredictions', out_path=str(path)), *evaluators]
+
+
+# ------------------------------------------------------------------------------------------- the check
+
+def check_config(cfg, checkpoint=None):
+    """Check names, types, arguments and sizes of a config. Builds nothing.
+
+    Args:
+        cfg (Config): The config as the Runner will get it.
+        checkpoint (str | None): A file or work directory that has to exist.
+
+    Raises:
+        ConfigError: Every problem found, one a line, with the path of the config entry.
+    """
+    problems = _Checker(cfg).run()
+    if checkpoint is not None and not Path(checkpoint).exists():
+        problems.append(f'checkpoint {checkpoint} not found: check the path')
+    if problems:
+        name = cfg.filename or 'the config'
+        plural = 'problem' if len(problems) == 1 else 'problems'
+        raise ConfigError('\n  '.join([f'{len(problems)} {plural} in {name}:', *problems]))
+
+
+def _near(name, names):
+    """' (did you mean X?)', or what there is when there is little."""
+    names = [str(item) for item in names]
+    near = difflib.get_close_matches(str(name), names, 1, 0.6)
+    if not near:  # the same letters in another case
+        near = [item for item in names if item.lower() == str(name).lower()]
+    if near:
+        return f'; did you mean {near[0]!r}?'
+    return f'; known are {", ".join(sorted(names))}' if 0 < len(names) <= 12 else ''
+
+
+class _Checker:
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        self.problems = []
+
+    def run(self):
+        from mmengine import registry as root
+        from mmengine.registry import DefaultScope
+        import mmblip2.datasets  # noqa: F401
+        import mmblip2.engine  # noqa: F401
+        import mmblip2.evaluation  # noqa: F401
+        import mmblip2.models  # noqa: F401
+        cfg, get = self.cfg, self.cfg.get
+        with DefaultScope.overwrite_default_scope('mmblip2'):
+            self.top_level()
+            self.model(get('model'), 'model', root.MODELS)
+            for split in ('train', 'val', 'test'):
+                self.dataloader(get(f'{split}_dataloader'), f'{split}_dataloader', root)
+            self.loop('train_cfg', self._train_loop(), root)
+            self.loop('val_cfg', 'ValLoop', root)
+            self.loop('test_cfg', 'TestLoop', root)
+            for name in ('val_evaluator', 'test_evaluator'):
+                for path, item in _each(get(name), name):
+                    self.item(item, path, root.METRICS)
+            self.optim_wrapper(get('optim_wrapper'), root)
+            for path, item in _each(get('param_scheduler'), 'param_scheduler'):
+                self.item(item, path, root.PARAM_SCHEDULERS)
+            self.hooks(root)
+            if isinstance(get('visualizer'), dict):
+                self.item(cfg.visualizer, 'visualizer', root.VISUALIZERS)
+                for path, item in _each(cfg.visualizer.get('vis_backends'), 'visualizer.vis_backends'):
+                    self.item(item, path, root.VISBACKENDS)
+            if isinstance(get('log_processor'), dict):
+                self.item({'type': 'LogProcessor', **cfg.log_processor}, 'log_processor', root.LOG_PROCESSORS)
+            self.image_sizes()
+            self.save_best(root)
+        return self.problems
+
+    def add(self, path, message):
+        self.problems.append(f'{path}: {message}')
+
+    def top_level(self):
+        cfg = self.cfg
+        if not isinstance(cfg.get('model'), dict):
+            self.add('model', f'expected a dict with a type, got {cfg.get("model")!r}')
+        for key, value in cfg.items():
+            near = difflib.get_close_matches(key, TOP_LEVEL, 1, 0.8)
+            if key not in TOP_LEVEL and not key.endswith('_pipeline') and near:
+                self.add(key, f'unknown key; did you mean {near[0]!r}?')
+        for names in (('train_dataloader', 'train_cfg', 'optim_wrapper'),
+                      ('val_dataloader', 'val_cfg', 'val_evaluator'),
+                      ('test_dataloader', 'test_cfg', 'test_evaluator')):
+            missing = [name for name in names if cfg.get(name) is None]
+            if 0 < len(missing) < len(names):
+                self.add(missing[0], f'missing; {", ".join(names)} belong together (all or none)')
+        unknown = set(cfg.get('randomness') or {}) - set(_RANDOMNESS)
+        for key in sorted(unknown):
+            self.add(f'randomness.{key}', 'unknown key' + _near(key, _RANDOMNESS))
+        self.keywords(dict(cfg.items()), '')
+
+    def keywords(self, node, path):
+        for key, value in (node.items() if isinstance(node, dict) else
+                           enumerate(node) if isinstance(node, (list, tuple)) else ()):
+            here = f'{path}.{key}' if path else str(key)
+            if isinstance(key, str) and keyword.iskeyword(key):
+                self.add(here, f'{key!r} is a Python keyword, such a config cannot be written to a file')
+            self.keywords(value, here)
+
+    # One entry: is its type known, does it take these arguments?
+
+    def item(self, item, path, registry, skip=()):
+        """Check ``type`` and arguments; returns the class, or None when it is not known."""
+        if not isinstance(item, dict):
+            return None
+        if 'type' not in item:
+            self.add(path, f'expected a dict with a type, got {dict(item)!r}')
+            return None
+        kind = self.resolve(item['type'], path, registry)
+        if kind is not None:
+            given = {key for key in item if key not in ('type', '_scope_', *skip)}
+            self.arguments(kind, given, path, item['type'])
+        return kind
+
+    def resolve(self, name, path, registry):
+        if not isinstance(name, str):
+            return name
+        if name.startswith('mmpretrain.'):
+            from ..compat import import_mmpretrain
+            try:
+                import_mmpretrain()
+            except ConfigError as error:
+                self.add(f'{path}.type', str(error))
+                return None
+        try:
+            kind = _child(registry).get(name)
+        except Exception:  # mmengine raises several kinds for a name with dots
+            kind = None
+        if kind is None:
+            names = [name for part in _lineage(_child(registry)) for name in part.module_dict]
+            self.add(f'{path}.type', f'{name!r} is not a known {registry.name}{_near(name, names)}')
+        return kind
+
+    def arguments(self, kind, given, path, name):
+        allowed, needed, is_open = _signature(kind)
+        for key in sorted(given - allowed if not is_open else ()):
+            self.add(f'{path}.{key}', f'{name} has no argument {key!r}{_near(key, allowed)}')
+        for key in sorted(needed - given - _GIVEN_BY_BUILDERS):
+            self.add(path, f'{name} needs the argument {key!r}')
+
+    # The parts of a config
+
+    def model(self, node, path, registry):
+        if not isinstance(node, (dict, list, tuple)):
+            return
+        if isinstance(node, dict):
+            foreign = isinstance(node.get('type'), str) and '.' in node['type']
+            if 'type' in node:
+                self.item(node, path, registry, skip=() if foreign else ('init_cfg',))
+            if foreign:
+                return
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if key not in _FOREIGN_KEYS:
+                self.model(value, f'{path}.{key}', registry)
+
+    def dataloader(self, loader, path, root):
+        if not isinstance(loader, dict):
+            return
+        import torch
+        allowed = set(inspect.signature(torch.utils.data.DataLoader).parameters) | set(_LOADER_EXTRAS)
+        for key in loader:
+            if key not in allowed:
+                self.add(f'{path}.{key}', f'a dataloader has no option {key!r}{_near(key, allowed)}')
+        if 'dataset' not in loader:
+            self.add(path, 'has no dataset')
+        if 'batch_size' not in loader and 'batch_sampler' not in loader:
+            self.add(path, 'has no batch_size')
+        if 'sampler' not in loader:
+            self.add(path, "has no sampler; use dict(type='SeekableInfiniteSampler') for training by "
+                           "iterations, dict(type='DefaultSampler', shuffle=False) for evaluation")
+        for key in ('sampler', 'batch_sampler'):
+            self.item(loader.get(key), f'{path}.{key}', root.DATA_SAMPLERS)
+        if isinstance(loader.get('collate_fn'), dict):
+            self.resolve(loader['collate_fn'].get('type'), f'{path}.collate_fn', root.FUNCTIONS)
+        self.dataset(loader.get('dataset'), f'{path}.dataset', root)
+
+    def dataset(self, dataset, path, root):
+        if not isinstance(dataset, dict):
+            return
+        self.item(dataset, path, root.DATASETS)
+        for where, item in _each(dataset.get('pipeline'), f'{path}.pipeline', always_list=True):
+            self.item(item, where, root.TRANSFORMS)
+        self.dataset(dataset.get('dataset'), f'{path}.dataset', root)
+        for where, item in _each(dataset.get('datasets'), f'{path}.datasets', always_list=True):
+            self.dataset(item, where, root)
+
+    def _train_loop(self):
+        train_cfg = self.cfg.get('train_cfg') or {}
+        by_epoch = train_cfg.get('by_epoch', 'max_epochs' in train_cfg)
+        return 'EpochBasedTrainLoop' if by_epoch else 'SeekIterLoop'
+
+    def loop(self, path, default, root):
+        loop = self.cfg.get(path)
+        if isinstance(loop, dict):
+            skip = () if 'type' in loop else ('by_epoch', )
+            self.item({'type': default, **loop}, path, root.LOOPS, skip)
+
+    def optim_wrapper(self, wrapper, root):
+        if not isinstance(wrapper, dict):
+            return
+        path = 'optim_wrapper'
+        self.item({'type': 'OptimWrapper', **wrapper}, path, root.OPTIM_WRAPPERS,
+                  skip=('constructor', 'paramwise_cfg'))
+        if not isinstance(wrapper.get('optimizer'), dict):
+            self.add(f'{path}.optimizer', "missing; write dict(type='AdamW', lr=1e-4, weight_decay=0.05)")
+        self.item(wrapper.get('optimizer'), f'{path}.optimizer', root.OPTIMIZERS)
+        constructor = wrapper.get('constructor') or 'TrainableOptimWrapperConstructor'
+        self.resolve(constructor, f'{path}.constructor', root.OPTIM_WRAPPER_CONSTRUCTORS)
+        if constructor == 'TrainableOptimWrapperConstructor':
+            paramwise = wrapper.get('paramwise_cfg') or {}
+            for key in set(paramwise) - {'custom_keys'}:
+                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys',)))
+            for name, options in (paramwise.get('custom_keys') or {}).items():
+                for key in set(options) - {'lr_mult', 'decay_mult'}:
+                    self.add(f'{path}.paramwise_cfg.custom_keys.{name}.{key}',
+                             'unknown key' + _near(key, ('lr_mult', 'decay_mult')))
+
+    def hooks(self, root):
+        for name, hook in (self.cfg.get('default_hooks') or {}).items():
+            if name not in _DEFAULT_HOOKS:
+                self.add(f'default_hooks.{name}', f'unknown default hook{_near(name, _DEFAULT_HOOKS)} '
+                                                  '(further hooks belong into custom_hooks)')
+            self.item(hook, f'default_hooks.{name}', root.HOOKS)
+        for path, hook in _each(self.cfg.get('custom_hooks'), 'custom_hooks', always_list=True):
+            self.item(hook, path, root.HOOKS, skip=('priority',))
+
+    def image_sizes(self):
+        found = _find_size(self.cfg.get('model'), 'model')
+        if found is None:
+            return
+        where, size = found
+        for split in ('train', 'val', 'test'):
+            loader = self.cfg.get(f'{split}_dataloader')
+            if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
+                continue
+            dataset = innermost_dataset(loader['dataset'])
+            sizes = [(number, item['scale']) for number, item in enumerate(dataset.get('pipeline') or [])
+                     if isinstance(item, dict) and item.get('type') in _RESIZES and 'scale' in item]
+            if sizes and _pair(sizes[-1][1]) != _pair(size):
+                number, scale = sizes[-1]
+                self.problems.append(
+                    f'image size of the model ({_show(size)}) and of {split}_pipeline ({_show(scale)}) '
+                    f'differ: set both to one value ({where}, '
+                    f'{split}_dataloader.dataset.pipeline[{number}].scale)')
+
+    def save_best(self, root):
+        hook = (self.cfg.get('default_hooks') or {}).get('checkpoint')
+        best = hook.get('save_best') if isinstance(hook, dict) else None
+        best = [best] if isinstance(best, str) else best or []
+        prefixes = set()
+        for _, item in _each(self.cfg.get('val_evaluator'), ''):
+            kind = _child(root.METRICS).get(item['type']) if isinstance(item.get('type'), str) else None
+            prefix = item.get('prefix') or getattr(kind, 'default_prefix', None)
+            if prefix is None:
+                return  # its keys are not known in advance
+            prefixes.add(prefix)
+        if best and self.cfg.get('val_cfg') is None:
+            self.add('default_hooks.checkpoint.save_best', 'there is no validation: set it to None')
+        for key in best if prefixes else ():
+            if key != 'auto' and key.split('/')[0] not in {prefix.split('/')[0] for prefix in prefixes}:
+                self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
+                                                               f'start with {", ".join(sorted(prefixes))}')
+
+
+def _each(value, path, always_list=False):
+    """(path, item) of a dict, or of a list of dicts."""
+    if isinstance(value, (list, tuple)):
+        return [(f'{path}[{number}]', item) for number, item in enumerate(value)]
+    return [(path, value)] if isinstance(value, dict) and not always_list else []
+
+
+def _child(registry):
+    """Our registry below one of mmengine's roots, or the root itself where we have none."""
+    return registry._search_child('mmblip2') or registry
+
+
+def _lineage(registry):
+    while registry is not None:
+        yield registry
+        registry = registry.parent
+
+
+def _signature(kind):
+    """What a class or function takes.
+
+    Returns:
+        tuple: Names allowed, names needed, and whether it takes any name (kwargs that do not end in a base
+            class).
+    """
+    import torch
+    if not inspect.isclass(kind):
+        parameters = inspect.signature(kind).parameters.values()
+        return ({p.name for p in parameters}, set(), any(p.kind is p.VAR_KEYWORD for p in parameters))
+    allowed, needed, first = set(), set(), True
+    for base in kind.__mro__:
+        if base in (object, torch.nn.Module):
+            return allowed, needed, not first
+        if '__init__' not in vars(base):
+            continue
+        parameters = [p for p in inspect.signature(base.__init__).parameters.values() if p.name != 'self']
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        allowed.update(p.name for p in named)
+        if first:
+            needed = {p.name for p in named if p.default is p.empty}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return allowed, needed, False
+        first = False
+    return allowed, needed, not first
+
+
+def _find_size(node, path):
+    """Path and value of the first ``image_size`` below ``node``."""
+    if not isinstance(node, dict):
+        return None
+    if node.get('image_size') is not None:
+        return f'{path}.image_size', node['image_size']
+    below = (_find_size(value, f'{path}.{key}') for key, value in node.items())
+    return next((found for found in below if found), None)
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, (int, float)) else tuple(size)
+
+
+def _show(size):
+    pair = _pair(size)
+    return str(pair[0]) if len(set(pair)) == 1 else 'x'.join(map(str, pair))

@@ -1,0 +1,60 @@
+"""Collectives that also work with one process and without a process group."""
+import torch
+import torch.distributed as dist
+
+
+def world() -> tuple:
+    """(rank, number of processes)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenate over ranks; the backward adds up every rank's gradient and returns the own slice."""
+
+    @staticmethod
+    def forward(ctx, x):
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather(x: torch.Tensor, with_gradient: bool = False) -> torch.Tensor:
+    """Concatenate ``x`` (B, ...) of all processes to (W*B, ...), in rank order; B must be the same everywhere.
+
+    Args:
+        x: The own rows.
+        with_gradient: Whether a loss on any process sends a gradient to the rows' owner. Without, the rows of other
+            processes are constants and the own rows are, too.
+    """
+    if world()[1] == 1:
+        return x
+    return _GatherWithGradient.apply(x) if with_gradient else _GatherWithGradient.apply(x.detach())
+
+
+def gather_objects(obj) -> list:
+    """One picklable object of every process, in rank order."""
+    if world()[1] == 1:
+        return [obj]
+    objects = [None] * world()[1]
+    dist.all_gather_object(objects, obj)
+    return objects
+
+
+def share_of_global(local_sum: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:
+    """A local sum divided so that the mean over processes (as DDP takes it) is the sum over the global count.
+
+    Returns:
+        torch.Tensor: ``local_sum * W / sum of counts``; 0 where no process has anything to count.
+    """
+    count = local_count.clone()
+    if world()[1] > 1:
+        dist.all_reduce(count)
+    return local_sum * world()[1] / count.clamp(min=1)

@@ -1,0 +1,75 @@
+"""Hook behind ``tools/test.py --show-dir``."""
+import re
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import HOOKS
+
+from .visualizer import draw_caption
+
+
+@HOOKS.register_module()
+class PredictionVisualizationHook(Hook):
+    """Writes a PNG a tested sample: the image, the question or prompt, the prediction and the ground truth.
+
+    Files are named ``<sample_idx>_<image name>.png``: unique, and the same for any number of processes.
+    Samples without ``pred_text`` (retrieval) are passed over.
+
+    Args:
+        show_dir (str): Folder of the pictures, created when needed.
+        interval (int): Write every n-th sample of the data set.
+
+    Raises:
+        ConfigError: ``interval`` is below 1.
+    """
+
+    def __init__(self, show_dir: str, interval: int = 1):
+        if interval < 1:
+            raise ConfigError(f'PredictionVisualizationHook: interval must be 1 or more, got {interval}')
+        self.show_dir = Path(show_dir)
+        self.interval = interval
+
+    def after_test_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
+                        outputs: Optional[Sequence] = None) -> None:
+        """Write the pictures of one batch.
+
+        Args:
+            data_batch: ``inputs`` has the uint8 images (3, H, W), drawn where a sample has no image file.
+            outputs: Predicted data samples, in the order of ``inputs``.
+        """
+        for position, sample in enumerate(outputs or ()):
+            index, prediction = sample.get('sample_idx'), sample.get('pred_text')
+            if prediction is None or index % self.interval:
+                continue
+            path = sample.get('img_path')
+            if path and Path(path).is_file():
+                with Image.open(path) as file:
+                    image = file.convert('RGB')
+            else:
+                image = _to_pil(data_batch['inputs'][position])
+            name = re.sub(r'[^\w.-]', '_', Path(path).stem) if path else 'image'
+            self.show_dir.mkdir(parents=True, exist_ok=True)
+            draw_caption(image, _describe(sample)).save(self.show_dir / f'{index:06d}_{name}.png')
+
+
+def _to_pil(image: torch.Tensor) -> Image.Image:
+    """(3, H, W) uint8, RGB."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def _describe(sample) -> List[str]:
+    lines = []
+    if sample.get('question'):
+        lines.append(f'question: {sample.get("question")}')
+    elif sample.get('prompt'):
+        lines.append(f'prompt: {sample.get("prompt")}')
+    lines.append(f'prediction: {sample.get("pred_text")}')
+    if sample.get('gt_answer'):
+        lines.append('answers: ' + ', '.join(sample.get('gt_answer')))
+    lines.extend(f'reference: {caption}' for caption in sample.get('gt_caption') or ())
+    return lines

@@ -1,0 +1,56 @@
+"""Draw text under an image."""
+from typing import List
+
+from PIL import Image, ImageDraw, ImageFont
+
+_MIN_WIDTH = 320
+_MARGIN = 6
+_FONT_SIZE = 14
+
+
+def draw_caption(image: Image.Image, lines: List[str]) -> Image.Image:
+    """A new picture: the image, and below it the lines in black on white.
+
+    Args:
+        image: Any mode and size; narrow images are centred on a wider canvas so that text has room.
+        lines: Texts; each starts on a line of its own and is wrapped to the width.
+
+    Returns:
+        Image.Image: RGB, at least as wide and high as the image.
+    """
+    font = ImageFont.load_default(_FONT_SIZE)
+    width = max(image.width, _MIN_WIDTH)
+    wrapped = [part for line in lines for part in _wrap(_drawable(line, font), font, width - 2 * _MARGIN)]
+    line_height = _FONT_SIZE + 4
+    height = image.height + (len(wrapped) * line_height + 2 * _MARGIN if wrapped else 0)
+    canvas = Image.new('RGB', (width, height), 'white')
+    canvas.paste(image.convert('RGB'), ((width - image.width) // 2, 0))
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(wrapped):
+        draw.text((_MARGIN, image.height + _MARGIN + number * line_height), text, fill='black', font=font)
+    return canvas
+
+
+def _drawable(text: str, font) -> str:
+    """The text on one line; without FreeType, Pillow's font has Latin-1 only."""
+    text = ' '.join(text.split())
+    if isinstance(font, ImageFont.FreeTypeFont):
+        return text
+    return text.encode('latin-1', 'replace').decode('latin-1')
+
+
+def _wrap(text: str, font, width: int) -> List[str]:
+    """Split at spaces, and inside words that are wider than a line."""
+    lines = ['']
+    for word in text.split(' '):
+        longer = f'{lines[-1]} {word}' if lines[-1] else word
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        if lines[-1]:
+            lines.append('')
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append('')
+            lines[-1] += letter
+    return lines

@@ -1,0 +1,56 @@
+"""Shared by all tests: one thread a process, so that parallel processes do not slow one another down."""
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
+
+import pytest  # noqa: E402
+
+SENTENCES = ['a small red circle left of a large blue square', 'two green stars above one yellow cross',
+             'Question: what color is the star? Answer: green', 'there are three objects']
+
+
+@pytest.fixture(scope='session')
+def bert_folder(tmp_path_factory):
+    """Folder of a WordPiece tokenizer trained on a few sentences."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+    folder = tmp_path_factory.mktemp('bert')
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(SENTENCES, vocab_size=120, show_progress=False)
+    tokenizer.save_model(str(folder))
+    BertTokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope='session')
+def opt_folder(tmp_path_factory):
+    """Folder of an OPT-like byte-level BPE tokenizer that puts ``</s>`` first, as OPT's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    folder = tmp_path_factory.mktemp('opt')
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(SENTENCES, trainers.BpeTrainer(
+        vocab_size=330, special_tokens=['<s>', '<pad>', '</s>', '<unk>'], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = processors.TemplateProcessing(single='</s> $A', special_tokens=[('</s>', 2)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='</s>', eos_token='</s>', pad_token='<pad>',
+                            unk_token='<unk>').save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def tiny_parts(bert_folder, opt_folder):
+    """Configs of a model that builds in milliseconds: vision 16 px, Q-Former and OPT of width 16."""
+    return dict(
+        vision=dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=2, num_heads=2),
+        qformer=dict(type='QFormer', vision_width=16, num_layers=2, width=16, num_heads=2, num_query=3,
+                     max_positions=32, vocab_size=130),
+        tokenizer=dict(type='BertTokenizer', path=bert_folder),
+        language_model=dict(
+            type='CausalLM', tokenizer=opt_folder,
+            config=dict(model_type='opt', hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
+                        num_attention_heads=2, max_position_embeddings=64)))

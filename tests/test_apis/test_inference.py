@@ -1,0 +1,87 @@
+"""inference_model on tiny models trained for one step and written by the real Runner."""
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmblip2 import get_model, inference_model
+from mmblip2.errors import CheckpointError, ConfigError
+
+PIPELINE = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
+
+
+def write(tmp_path, model, pipeline, task_pipeline):
+    """Train nothing: save a checkpoint of a freshly built model with its config inside."""
+    import mmblip2.datasets  # noqa: F401
+    from mmblip2.engine import Runner
+    (tmp_path / 'texts.txt').write_text('a\n')
+    cfg = Config(dict(
+        model=dict(frozen=(), **model), work_dir=str(tmp_path), default_scope='mmblip2',
+        train_dataloader=dict(batch_size=1, dataset=dict(type='TextCorpus', ann_file=str(tmp_path / 'texts.txt')),
+                              sampler=dict(type='SeekableInfiniteSampler')),
+        train_cfg=dict(type='SeekIterLoop', max_iters=1),
+        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.1)),
+        test_dataloader=dict(batch_size=1, dataset=dict(pipeline=pipeline + task_pipeline + [dict(type='PackInputs')]))))
+    train = cfg.copy()
+    for key in ('test_dataloader', ):
+        train.pop(key)
+    runner = Runner.from_cfg(train)
+    runner._config_text = cfg.pretty_text
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.save_checkpoint(str(tmp_path), 'iter_1.pth', by_epoch=False)
+    return tmp_path / 'iter_1.pth'
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / 'picture.png'
+    Image.new('RGB', (20, 30), (200, 30, 30)).save(path)
+    return path
+
+
+def generation(parts, **kwargs):
+    return dict(type='Blip2Generation', generation=dict(max_new_tokens=3), **parts, **kwargs)
+
+
+def test_caption_keys_for_one_and_for_many(tmp_path, tiny_parts, image):
+    tiny_parts.pop('tokenizer')
+    tiny_parts['qformer'].pop('vocab_size')
+    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
+    one = inference_model(path, image)
+    assert list(one) == ['pred_caption'] and isinstance(one['pred_caption'], str)
+    model = get_model(path)
+    assert inference_model(model, [image, Image.open(image)]) == [one, one]
+    with pytest.raises(ConfigError, match='writes captions: leave question out'):
+        inference_model(model, image, 'what is it?')
+    with pytest.raises(ConfigError, match='built already'):
+        inference_model(model, image, device='cpu')
+
+
+def test_vqa_keys(tmp_path, tiny_parts, image):
+    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='VQAPrompt')])
+    answer = inference_model(path, image, 'what color is it?')
+    assert list(answer) == ['question', 'pred_answer'] and answer['question'] == 'what color is it?'
+    with pytest.raises(ConfigError, match='answers questions: give question'):
+        inference_model(path, image)
+
+
+def test_retrieval_both_ways(tmp_path, tiny_parts, image):
+    tiny_parts.pop('language_model')
+    path = write(tmp_path, dict(type='Blip2Representation', embed_dim=8, **tiny_parts), PIPELINE, [])
+    texts = ['a red circle', 'two stars', 'a blue square']
+    best = inference_model(path, image, prototype=texts, topk=2)
+    assert [sorted(row) for row in best] == [['match_score', 'sample_idx', 'text']] * 2
+    assert best[0]['match_score'] >= best[1]['match_score']
+    assert all(row['text'] == texts[row['sample_idx']] for row in best)
+    found = inference_model(path, 'a red circle', prototype=[str(image), str(image)])
+    assert found[0]['img_path'] == str(image)
+    with pytest.raises(ConfigError, match='give prototype='):
+        inference_model(path, image)
+
+
+def test_config_without_weights_is_refused(tmp_path):
+    (tmp_path / 'config.py').write_text('model = dict(type="X")')
+    with pytest.raises(ConfigError, match='no weights would be loaded'):
+        get_model(str(tmp_path / 'config.py'))
+    with pytest.raises(CheckpointError, match='folder without a checkpoint'):
+        get_model(tmp_path)

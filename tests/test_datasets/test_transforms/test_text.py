@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from mmblip2.datasets.transforms import CaptionPrompt, CleanCaption, CleanQuestion, VQAPrompt
+from mmblip2.datasets.transforms.text import clean_caption, clean_question, is_empty
+from mmblip2.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize('raw, clean', [
+    ('A Man.', 'a man'),
+    ('A man,on-the "red" bike?!', 'a man,on-the red bike?'),
+    ("It's (a) #1: dog;cat*~x", "it's a 1 dog cat x"),
+    ('two  spaces\n\nand lines\n', 'two spaces and lines'),
+    ('one\tkept', 'one\tkept'),
+])
+def test_captions_are_cleaned_as_lavis_does(raw, clean):
+    assert clean_caption(raw) == clean
+
+
+@pytest.mark.parametrize('raw, clean', [
+    ('What is on the table?', 'what is on the table?'),
+    ('Is it "red"  (or #1)?!  ', 'is it red  or 1?'),
+    ("What's a.b?", "what's ab?"),
+])
+def test_questions_are_cleaned_as_lavis_does(raw, clean):
+    assert clean_question(raw) == clean
+
+
+def test_texts_are_cut_at_fifty_words():
+    words = ' '.join(f'w{i}' for i in range(60))
+    assert clean_caption(words).split() == clean_question(words).split() == words.split()[:50]
+    assert CleanCaption(max_words=2)({'caption': 'a b c'}) == {'caption': 'a b'}
+
+
+@pytest.mark.parametrize('text', ['', ' \n', '...', '( ! )'])
+def test_a_text_is_empty_when_cleaning_leaves_nothing(text):
+    assert is_empty(text) and clean_caption(text) == ''
+    assert not is_empty('?') and not is_empty('été')
+
+
+def test_references_of_the_metric_stay_raw():
+    results = CleanCaption()({'text': 'A.', 'texts': ['B!', 'C'], 'gt_caption': ['D.']})
+    assert results == {'text': 'a', 'texts': ['b', 'c'], 'gt_caption': ['D.']}
+
+
+def test_clean_question_changes_the_question_only():
+    assert CleanQuestion()({'question': 'Why?', 'caption': 'A.'}) == {'question': 'why?', 'caption': 'A.'}
+
+
+def test_caption_prompt_makes_prompt_and_target():
+    results = CaptionPrompt()({'caption': 'a dog'})
+    assert results == {'caption': 'a dog', 'prompt': 'a photo of', 'target': 'a dog'}
+    assert CaptionPrompt(prompt='')({}) == {'prompt': ''}
+
+
+def test_vqa_prompt_without_random_numbers_takes_the_most_frequent_answer():
+    results = VQAPrompt()({'question': 'is {} red?', 'gt_answer': ['no', 'yes', 'yes', ' ']})
+    assert results['prompt'] == 'Question: is {} red? Answer:' and results['qformer_text'] == 'is {} red?'
+    assert results['target'] == 'yes'
+
+
+def test_vqa_prompt_draws_answers_as_often_as_people_gave_them():
+    rng = np.random.default_rng(0)
+    prompt = VQAPrompt(qformer_text=None)
+    sample = {'question': 'q', 'gt_answer': ['a'] * 7 + ['b'] * 3, 'rng': rng}
+    drawn = [prompt(dict(sample))['target'] for _ in range(1000)]
+    assert 650 < drawn.count('a') < 750 and drawn.count('a') + drawn.count('b') == 1000
+    assert 'qformer_text' not in prompt({'question': 'q'})
+
+
+def test_vqa_prompt_without_answers_has_no_target():
+    assert 'target' not in VQAPrompt()({'question': 'q', 'rng': np.random.default_rng(0)})
+
+
+def test_template_without_question_is_refused():
+    with pytest.raises(ConfigError, match=r"template of VQAPrompt needs exactly one {} .* got 'Answer:'"):
+        VQAPrompt(template='Answer:')
+    with pytest.raises(ConfigError, match='qformer_text of VQAPrompt'):
+        VQAPrompt(qformer_text='')
+
+
+def test_sample_without_question_is_refused():
+    with pytest.raises(DataError, match=r"VQAPrompt needs a question, the sample has only \['caption'\]"):
+        VQAPrompt()({'caption': 'x'})

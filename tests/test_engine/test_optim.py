@@ -1,0 +1,98 @@
+"""Autocast on CPU and parameter groups."""
+import pytest
+import torch
+from torch import nn
+
+import mmblip2.engine.autocast as autocast_module
+from mmblip2.engine.autocast import autocast_context, resolve_dtype
+from mmblip2.engine.optim import AutocastOptimWrapper, TrainableOptimWrapperConstructor
+from mmblip2.errors import ConfigError
+
+
+class Net(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.vision = nn.Linear(4, 4)
+        self.vision.requires_grad_(False)
+        self.body = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 2)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+def build(model, paramwise_cfg=None, **cfg):
+    cfg = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.1), **cfg)
+    return TrainableOptimWrapperConstructor(cfg, paramwise_cfg)(model)
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float32'])
+def test_wrapper_runs_forward_in_its_dtype_and_keeps_weights_in_float32(dtype):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 4)
+    wrapper = AutocastOptimWrapper(dtype=dtype, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    before = model.weight.detach().clone()
+    with wrapper.optim_context(model):
+        out = model(torch.ones(2, 4))
+    assert out.dtype == getattr(torch, dtype)
+    wrapper.update_params(out.float().square().mean())
+    assert model.weight.dtype == torch.float32 and not torch.equal(model.weight, before)
+    assert wrapper.loss_scaler.is_enabled() == (dtype == 'float16')
+
+
+def test_loss_scaler_is_saved_and_restored():
+    model = nn.Linear(2, 2)
+    wrappers = [AutocastOptimWrapper(dtype='float16', optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+                for _ in range(2)]
+    wrappers[0].loss_scaler.scale(torch.ones(1))
+    wrappers[0].loss_scaler.update(128.)
+    wrappers[1].load_state_dict(wrappers[0].state_dict())
+    assert wrappers[1].loss_scaler.state_dict()['scale'] == 128.
+
+
+def test_auto_is_bfloat16_only_where_the_hardware_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for able, dtype in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr(autocast_module, 'cpu_has_bf16', lambda able=able: able)
+        assert resolve_dtype('auto') is dtype
+
+
+def test_unknown_dtype_is_named():
+    with pytest.raises(ConfigError, match="'bf16' is unknown: use 'auto', 'bfloat16'"):
+        autocast_context('bf16')
+
+
+def test_groups_hold_trainable_parameters_only_and_are_merged():
+    model = Net()
+    groups = build(model).optimizer.param_groups
+    assert len(groups) == 2
+    decayed = {id(p) for group in groups if group['weight_decay'] for p in group['params']}
+    assert decayed == {id(model.body.weight), id(model.head.weight)}
+    every = {id(p) for group in groups for p in group['params']}
+    assert every == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+def test_longest_custom_key_counts():
+    model = Net()
+    wrapper = build(model, dict(custom_keys={
+        'head': dict(lr_mult=0.5), 'head.weight': dict(lr_mult=0.1, decay_mult=0)}))
+    lr = {id(p): (group['lr'], group['weight_decay']) for group in wrapper.optimizer.param_groups
+          for p in group['params']}
+    assert lr[id(model.head.weight)] == (pytest.approx(1e-4), 0)
+    assert lr[id(model.head.bias)] == (pytest.approx(5e-4), 0)
+    assert lr[id(model.body.weight)] == (1e-3, 0.1)
+
+
+@pytest.mark.parametrize('paramwise, message', [
+    (dict(norm_decy_mult=0), 'paramwise_cfg: unknown norm_decy_mult'),
+    (dict(custom_keys=dict(haed=dict(lr_mult=1))), "no trainable parameter has 'haed' in its name"),
+    (dict(custom_keys=dict(head=dict(lr=1))), 'custom_keys.head: unknown lr'),
+])
+def test_paramwise_mistakes_are_errors(paramwise, message):
+    with pytest.raises(ConfigError, match=message):
+        build(Net(), paramwise)
+
+
+def test_model_without_trainable_parameters_is_an_error():
+    with pytest.raises(ConfigError, match='no trainable parameter'):
+        build(Net().requires_grad_(False))

@@ -1,0 +1,84 @@
+import copy
+
+import pytest
+import torch
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+from mmblip2.structures import DataSample
+
+
+def build(parts, reads_text=False, **kwargs):
+    torch.manual_seed(0)
+    parts = copy.deepcopy(parts)
+    if not reads_text:
+        parts.pop('tokenizer')
+        parts['qformer'].pop('vocab_size')
+    return MODELS.build(dict(type='Blip2Generation', allow_random=True, **parts, **kwargs))
+
+
+def batch(prompt='', **fields):
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    targets = ('a small red circle', 'two green stars above')
+    return images, [DataSample(prompt=prompt, target=target, **fields) for target in targets]
+
+
+@pytest.mark.parametrize('reads_text', [False, True])
+def test_gradient_reaches_every_trainable_and_no_frozen_parameter(tiny_parts, reads_text):
+    model = build(tiny_parts, reads_text)
+    images, samples = batch(**(dict(qformer_text='what color is the star?') if reads_text else {}))
+    model.loss(images, samples)['loss_lm'].backward()
+    named = dict(model.named_parameters())
+    missing = [n for n, p in named.items() if p.requires_grad and p.grad is None]
+    leaked = [n for n, p in named.items() if not p.requires_grad and p.grad is not None]
+    assert not missing and not leaked
+    unread = ('qformer.layers.1.text_mlp', 'qformer.layers.1.text_norm')  # only queries leave the Q-Former
+    assert {n.split('.')[0] for n, p in named.items()
+            if not p.requires_grad and not n.startswith(unread)} == {'vision', 'language_model'}
+
+
+def test_frozen_parts_are_byte_equal_after_training(tiny_parts):
+    model = build(tiny_parts)
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in model.frozen_parts().items()}
+    record = model.frozen_record()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.train().loss(*batch())['loss_lm'].backward()
+        optimizer.step()
+    for name, part in model.frozen_parts().items():
+        assert all(torch.equal(value, before[name][key]) for key, value in part.state_dict().items())
+    model._record = None
+    assert model.frozen_record() == record
+
+
+def test_loss_depends_on_the_image(tiny_parts):
+    tiny_parts['qformer']['init_std'] = tiny_parts['language_model']['config']['init_std'] = 0.5
+    model = build(tiny_parts).eval()
+    images, samples = batch()
+    assert not torch.isclose(model.loss(images, samples)['loss_lm'], model.loss(images.flip(0), samples)['loss_lm'])
+
+
+def test_predict_writes_pred_text(tiny_parts):
+    model = build(tiny_parts, generation=dict(max_new_tokens=4)).eval()
+    images, samples = batch('a')
+    assert [type(sample.pred_text) for sample in model.predict(images, samples)] == [str, str]
+
+
+def test_question_reaches_the_prefix(tiny_parts):
+    model = build(tiny_parts, reads_text=True).eval()
+    images, _ = batch()
+    one, two = (model.visual_prefix(images, batch(qformer_text=text)[1])
+                for text in ('what color is the star?', 'two green stars'))
+    assert not torch.allclose(one, two)
+
+
+def test_missing_question_is_named(tiny_parts):
+    with pytest.raises(ConfigError, match='a sample has no qformer_text'):
+        build(tiny_parts, reads_text=True).loss(*batch())
+
+
+def test_text_half_and_tokenizer_go_together(tiny_parts):
+    del tiny_parts['tokenizer']
+    with pytest.raises(ConfigError, match='set both for a Q-Former that reads text'):
+        MODELS.build(dict(type='Blip2Generation', allow_random=True, **tiny_parts))

@@ -1,0 +1,158 @@
+import pytest
+import torch
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+from mmblip2.structures import DataSample
+
+TEXTS = ['a small red circle', 'two green stars', 'one yellow cross above a star', 'a large blue square']
+
+
+def build(parts, **kwargs):
+    torch.manual_seed(0)
+    args = dict(type='Blip2Representation', embed_dim=8, allow_random=True,
+                **{k: parts[k] for k in ('vision', 'qformer', 'tokenizer')})
+    return MODELS.build({**args, **kwargs})
+
+
+def batch(size=4, ids=None):
+    images = torch.randn(size, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    samples = [DataSample(text=TEXTS[i % 4], image_id=(ids or range(size))[i]) for i in range(size)]
+    return images, samples
+
+
+def test_losses_and_statistics(tiny_parts):
+    losses = build(tiny_parts).loss(*batch())
+    assert set(losses) == {'loss_itc', 'loss_itm', 'loss_itg', 'acc_itm', 'temperature', 'itm_dropped'}
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert losses['itm_dropped'] == 0 and losses['temperature'] == pytest.approx(0.07)
+
+
+def test_batch_of_one_has_no_negatives_and_says_so(tiny_parts):
+    losses = build(tiny_parts).loss(*batch(1))
+    assert losses['itm_dropped'] == 2 and torch.isfinite(losses['loss_itm'])
+
+
+def test_same_image_is_never_a_negative(tiny_parts):
+    """Two rows, one image: nothing is left to mismatch, and the contrastive target is shared."""
+    model = build(tiny_parts).eval()
+    losses = model.loss(*batch(2, ids=['a', 'a']))
+    assert losses['itm_dropped'] == 4
+    assert model._positives(batch(3, ids=['a', 'b', 'a'])[1], 'cpu').tolist() == [
+        [True, False, True], [False, True, False], [True, False, True]]
+
+
+def test_gradient_reaches_every_trainable_and_no_frozen_parameter(tiny_parts):
+    model = build(tiny_parts)
+    losses = model.loss(*batch())
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    # position 0..T-1 are used; unused rows of the tables have zero gradient, not none
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    leaked = [n for n, p in model.named_parameters() if not p.requires_grad and p.grad is not None]
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is not None and not p.grad.any()
+              and not n.endswith('key.bias')]  # a key bias cannot change a softmax
+    assert not missing and not leaked and not silent
+    assert all(n.startswith('vision.') for n, p in model.named_parameters() if not p.requires_grad)
+
+
+def test_trainable_vision_gets_gradients(tiny_parts):
+    model = build(tiny_parts, frozen=())
+    losses = model.loss(*batch())
+    sum(value for key, value in losses.items() if 'loss' in key).backward()
+    assert all(p.grad is not None for p in model.vision.parameters())
+
+
+def test_loss_itm_is_the_mean_over_valid_rows(tiny_parts):
+    """Against a direct computation with the images repeated and every pair scored alone."""
+    model = build(tiny_parts).eval()
+    images, samples = batch(3)
+    encoded = model.encode_image(images)
+    text = model.tokenize([sample.text for sample in samples])
+    eye = torch.eye(3, dtype=torch.bool)
+    sims = torch.randn(3, 3), torch.randn(3, 3)
+    result = model._loss_itm(encoded, text, *sims, eye)
+    from mmblip2.models.losses import sample_hard_negatives, uniforms
+    draws = uniforms(0, 0, 0, 6)
+    wrong_image, _ = sample_hard_negatives(sims[1], ~eye, draws[0::2])
+    wrong_text, _ = sample_hard_negatives(sims[0], ~eye, draws[1::2])
+    pairs = [(i, i, 1) for i in range(3)] + [(int(wrong_image[i]), i, 0) for i in range(3)] + [
+        (i, int(wrong_text[i]), 0) for i in range(3)]
+    total = 0.
+    for image, row, label in pairs:
+        kv = model.qformer.project_image(encoded.patches[image:image + 1])
+        feats = model.qformer.forward_joint(kv, text.input_ids[row:row + 1], text.mask[row:row + 1])
+        logits = model.itm_head.classifier(feats[0]).mean(0)
+        total += torch.nn.functional.cross_entropy(logits[None], torch.tensor([label]))
+    torch.testing.assert_close(result['loss_itm'], total / 9)
+
+
+def test_frozen_part_stays_in_eval_mode(tiny_parts):
+    model = build(tiny_parts).train()
+    assert not model.vision.training and model.qformer.training
+
+
+def test_random_frozen_part_needs_consent(tiny_parts):
+    with pytest.raises(ConfigError, match="frozen part 'vision' .* has random weights.*allow_random=True"):
+        build(tiny_parts, allow_random=False)
+
+
+def test_unknown_frozen_part_is_named(tiny_parts):
+    with pytest.raises(ConfigError, match=r"names \['visual'\], but the parts .* \['vision', 'qformer'\]"):
+        build(tiny_parts, frozen=('visual', ))
+
+
+def test_vocabulary_must_hold_the_tokenizer(tiny_parts):
+    tiny_parts['qformer']['vocab_size'] = 20
+    with pytest.raises(ConfigError, match='set it to at least'):
+        build(tiny_parts)
+
+
+def test_texts_must_fit_the_positions(tiny_parts):
+    with pytest.raises(ConfigError, match='max_text_len is 40, qformer.max_positions is 32'):
+        build(tiny_parts, max_text_len=40)
+
+
+def test_wrong_image_size_names_both(tiny_parts):
+    with pytest.raises(ConfigError, match=r'image size of the model \(16\) and of the pipeline \(\(24, 24\)\) differ'):
+        build(tiny_parts).encode_image(torch.randn(1, 3, 24, 24))
+
+
+def test_vision_cache_gives_the_same_losses_and_asks_the_encoder_once(tiny_parts):
+    plain, cached = build(tiny_parts), build(tiny_parts, vision_cache_gib=1.)
+    cached.load_state_dict(plain.state_dict())
+    images, samples = batch()
+    for i, sample in enumerate(samples):
+        sample.img_path = f'{i}.jpg'
+    for model in (plain, cached):
+        model.train().qformer.eval()
+    calls = []
+    cached.vision.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    expected = plain.loss(images, samples)
+    for _ in range(2):
+        losses = cached.loss(images, samples)
+        cached.num_steps.zero_()
+        torch.testing.assert_close(losses['loss_itc'], expected['loss_itc'])
+        torch.testing.assert_close(losses['loss_itm'], expected['loss_itm'])
+    assert calls == [4]
+    cached.loss(torch.cat([images[:1], images]), [samples[0], samples[1].clone(), *samples[1:]][:2] + samples[1:])
+    assert calls == [4]
+
+
+def test_a_full_vision_cache_goes_on_computing(tiny_parts):
+    row = 5 * 16 * 4  # tokens x width x bytes
+    model = build(tiny_parts, vision_cache_gib=2.5 * row / 2**30).train()
+    images, samples = batch()
+    for i, sample in enumerate(samples):
+        sample.img_path = f'{i}.jpg'
+    first, second = (model.encode_image(images, samples).patches for _ in range(2))
+    assert len(model._cache) == 2
+    torch.testing.assert_close(first, second)
+
+
+def test_vision_cache_refuses_random_transforms_and_trainable_encoders(tiny_parts):
+    images, samples = batch()
+    samples[1].augmented = 'RandomFlip'
+    with pytest.raises(ConfigError, match='RandomFlip changes the training images at random'):
+        build(tiny_parts, vision_cache_gib=1.).train().loss(images, samples)
+    with pytest.raises(ConfigError, match='add vision to frozen'):
+        build(tiny_parts, vision_cache_gib=1., frozen=())

@@ -1,0 +1,248 @@
+"""CausalLM against the rules of BLIP-2: what is read, what is a target, what a batch changes (nothing)."""
+import copy
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mmblip2.errors import ConfigError
+from mmblip2.models.language import CausalLM
+
+TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
+         'two\n']
+OPT = dict(model_type='opt', hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=2,
+           num_attention_heads=4, ffn_dim=64, max_position_embeddings=64, init_std=0.2)
+LLAMA = dict(model_type='llama', hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.2)
+PROMPTS = ['a photo of', '', 'Question: what colour is it? Answer:']
+TARGETS = ['a red circle', 'two', 'green']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A byte-level BPE tokenizer like OPT's: </s> is prepended, a new line is one id."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(TEXTS * 5, trainers.BpeTrainer(
+        vocab_size=340, special_tokens=['<s>', '<pad>', '</s>', '<unk>'], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.post_processor = processors.TemplateProcessing(single='</s> $A', special_tokens=[('</s>', 2)])
+    folder = tmp_path_factory.mktemp('tokenizer')
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='</s>', eos_token='</s>', pad_token='<pad>',
+                            unk_token='<unk>').save_pretrained(folder)
+    return str(folder)
+
+
+def build(folder, config=OPT, **kwargs):
+    torch.manual_seed(0)
+    return CausalLM(config=config, tokenizer=folder, **kwargs).eval()
+
+
+@pytest.fixture(scope='module')
+def opt(folder):
+    return build(folder)
+
+
+@pytest.fixture(scope='module')
+def llama(folder):
+    return build(folder, LLAMA, add_special_tokens=False)
+
+
+@pytest.fixture(scope='module')
+def prefix():
+    return torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1))
+
+
+def next_token_loss(lm, prefix, ids, first):
+    """Hand calculation for one row without padding: summed -log p of ids[first:]."""
+    ids = torch.tensor([ids])
+    logits = lm.model(inputs_embeds=torch.cat([prefix, lm.embed(ids)], dim=1)).logits[0]
+    log_p = logits.double().log_softmax(-1)[prefix.size(1) - 1:-1]
+    return -log_p[torch.arange(ids.size(1)), ids[0]][first:].sum()
+
+
+def test_opt_row_is_bos_prompt_target_newline_and_the_prompt_is_no_target(opt, prefix):
+    ids = opt.tokenizer('a photo of a red circle\n').input_ids
+    n_prompt = len(opt.tokenizer('a photo of').input_ids)
+    assert ids[0] == 2 and opt.tokenizer.decode(ids[-1:]) == '\n'
+    loss, count = opt.loss(prefix[:1], PROMPTS[:1], TARGETS[:1])
+    assert count.item() == len(ids) - n_prompt
+    expected = next_token_loss(opt, prefix[:1], ids, n_prompt)
+    torch.testing.assert_close(loss.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_with_an_empty_prompt_the_bos_is_predicted_from_the_last_prefix_token(opt, prefix):
+    ids = opt.tokenizer('two\n').input_ids
+    loss, count = opt.loss(prefix[:1], [''], ['two'])
+    assert count.item() == len(ids)
+    torch.testing.assert_close(loss.double(), next_token_loss(opt, prefix[:1], ids, 0), atol=1e-4, rtol=1e-5)
+
+
+def test_without_special_tokens_llama_ends_with_its_own_token(llama, prefix):
+    ids = llama.tokenizer('two', add_special_tokens=False).input_ids + [2]
+    loss, count = llama.loss(prefix[:1], [''], ['two'])
+    assert count.item() == len(ids)
+    expected = next_token_loss(llama, prefix[:1], ids, 0)
+    torch.testing.assert_close(loss.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['opt', 'llama'])
+def test_loss_of_a_batch_is_the_sum_of_its_rows(name, prefix, request):
+    lm = request.getfixturevalue(name)
+    loss, count = lm.loss(prefix, PROMPTS, TARGETS)
+    rows = [lm.loss(prefix[i:i + 1], PROMPTS[i:i + 1], TARGETS[i:i + 1]) for i in range(3)]
+    torch.testing.assert_close(loss, sum(row[0] for row in rows), atol=1e-4, rtol=1e-5)
+    assert count.item() == sum(row[1].item() for row in rows) and count.dtype == torch.int64
+
+
+def test_a_long_text_is_cut_on_the_right_and_loses_its_ending(folder, prefix):
+    lm = build(folder, max_text_len=6)
+    ids = lm.tokenizer(TEXTS[0]).input_ids[:6]
+    loss, count = lm.loss(prefix[:1], [''], [TEXTS[0]])
+    assert count.item() == 6
+    torch.testing.assert_close(loss.double(), next_token_loss(lm, prefix[:1], ids, 0), atol=1e-4, rtol=1e-5)
+
+
+def test_a_prompt_that_fills_the_row_leaves_no_target_and_no_gradient(folder, prefix):
+    lm, prefix = build(folder, max_text_len=3), prefix[:1].clone().requires_grad_()
+    loss, count = lm.loss(prefix, PROMPTS[:1], TARGETS[:1])
+    loss.backward()
+    assert count.item() == 0 and loss.item() == 0 and prefix.grad.abs().sum() == 0
+
+
+def test_text_only_training_predicts_all_but_the_first_token(opt):
+    ids = torch.tensor([opt.tokenizer('a red circle\n').input_ids])
+    loss, count = opt.loss(None, ['', ''], ['a red circle', 'two'])
+    expected = torch.nn.functional.cross_entropy(opt.model(ids).logits[0, :-1], ids[0, 1:], reduction='sum')
+    second = opt.loss(None, [''], ['two'])
+    torch.testing.assert_close(loss - second[0], expected, atol=1e-4, rtol=1e-5)
+    assert (count - second[1]).item() == ids.size(1) - 1
+
+
+def test_gradient_flows_through_the_frozen_model_to_every_prefix_token(folder, prefix):
+    lm, prefix = build(folder, dtype='bfloat16'), prefix.clone().requires_grad_()
+    lm.requires_grad_(False)
+    loss, _ = lm.loss(prefix, PROMPTS, TARGETS)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert (prefix.grad.abs().sum(-1) > 0).all()
+    assert {p.dtype for p in lm.parameters()} == {torch.bfloat16}
+    assert all(p.grad is None for p in lm.parameters())
+
+
+@pytest.mark.parametrize('name', ['opt', 'llama'])
+@pytest.mark.parametrize('beams', [1, 3])
+def test_generation_of_a_batch_equals_single_runs(name, beams, prefix, request):
+    lm = request.getfixturevalue(name)
+    together = lm.generate(prefix, PROMPTS, max_new_tokens=8, num_beams=beams)
+    alone = [lm.generate(prefix[i:i + 1], PROMPTS[i:i + 1], max_new_tokens=8, num_beams=beams)[0]
+             for i in range(3)]
+    assert together == alone
+    assert len(set(together)) == 3
+
+
+def test_greedy_generation_equals_a_loop_over_full_forward_passes(opt, prefix):
+    ids = opt.tokenizer('a photo of').input_ids
+    n_prompt = len(ids)
+    for _ in range(6):
+        embeds = torch.cat([prefix[:1], opt.embed(torch.tensor([ids]))], dim=1)
+        ids.append(opt.model(inputs_embeds=embeds).logits[0, -1].argmax().item())
+        if ids[-1] == opt.end_id:
+            break
+    expected = opt.tokenizer.decode(ids[n_prompt:], skip_special_tokens=True).strip()
+    assert opt.generate(prefix[:1], ['a photo of'], max_new_tokens=6) == [expected]
+
+
+def test_generation_depends_on_the_prefix(opt, prefix):
+    assert len(set(opt.generate(prefix * 5, [''] * 3, max_new_tokens=8))) > 1
+
+
+def test_trained_text_comes_back_and_stops_at_the_ending(folder, prefix):
+    lm = build(folder).train()
+    optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
+    prompts = ['a photo of', '', 'Answer:']
+    for _ in range(40):
+        loss, count = lm.loss(prefix, prompts, TARGETS)
+        optimizer.zero_grad()
+        (loss / count).backward()
+        optimizer.step()
+    lm.eval()
+    assert lm.generate(prefix, prompts, max_new_tokens=20) == TARGETS
+    assert lm.generate(prefix, prompts, max_new_tokens=20, num_beams=3) == TARGETS
+    longer = lm.generate(prefix, prompts, max_new_tokens=20, min_new_tokens=15)
+    assert all(len(text) >= len(target) for text, target in zip(longer, TARGETS)) and longer != TARGETS
+
+
+def test_calls_change_neither_tokenizer_nor_arguments(opt, prefix):
+    def state():
+        tokenizer = opt.tokenizer
+        return (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.backend_tokenizer.to_str())
+    before, prompts, targets = state(), list(PROMPTS), list(TARGETS)
+    opt.loss(prefix, prompts, targets)
+    opt.generate(prefix, prompts, max_new_tokens=2)
+    assert state() == before and prompts == PROMPTS and targets == TARGETS
+
+
+def test_a_saved_folder_loads_with_equal_weights_and_names_its_source(folder, opt, prefix, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    loaded = CausalLM(model=str(tmp_path), tokenizer=folder).eval()
+    assert loaded.weights_source == str(tmp_path) and opt.weights_source is None
+    expected = opt.loss(prefix, PROMPTS, TARGETS)[0]
+    torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS)[0], expected)
+
+
+def test_a_checkpoint_file_loads_with_equal_weights_and_names_its_source(folder, opt, tmp_path):
+    pytest.importorskip('mmblip2.checkpoints.io')
+    state = {f'language_model.{key}': value for key, value in opt.state_dict().items()}
+    path = str(tmp_path / 'iter_1.pth')
+    torch.save({'format': 'mmblip2/1', 'meta': {}, 'state_dict': state}, path)
+    torch.manual_seed(7)
+    loaded = CausalLM(config=OPT, tokenizer=folder, weights=path)
+    assert loaded.weights_source == path
+    for key, value in opt.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_a_folder_with_missing_tensors_is_an_error_not_random_weights(folder, opt, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    bigger = dict(num_hidden_layers=3)
+    with pytest.raises(ConfigError, match=r'lacks \d+ tensors of OPTForCausalLM, first .*layers.2.*random'):
+        CausalLM(model=str(tmp_path), config=bigger, tokenizer=folder)
+
+
+def test_two_models_share_no_config_and_leave_the_given_dict_alone(folder):
+    given = copy.deepcopy(OPT)
+    one, two = (CausalLM(config=given, tokenizer=folder) for _ in range(2))
+    assert given == OPT and one.model.config is not two.model.config
+    assert one.model.generation_config is not two.model.generation_config
+
+
+def test_a_prefix_has_the_width_of_the_embeddings_not_of_the_layers(folder, prefix):
+    lm = build(folder, dict(OPT, word_embed_proj_dim=16))
+    assert lm.hidden_size == 16
+    loss, _ = lm.loss(prefix[..., :16], PROMPTS, TARGETS)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(config=None), 'has neither `model` nor `config`'),
+    (dict(tokenizer=None), 'has no tokenizer: set tokenizer=<folder>'),
+    (dict(dtype='half'), "'half', expected one of float32, bfloat16, float16"),
+    (dict(config=dict(OPT, vocab_size=100)), r'has \d+ ids, but the language model embeds only 100'),
+    (dict(config=dict(OPT, hiden_size=3)), "'opt' has no setting 'hiden_size'; did you mean 'hidden_size'"),
+    (dict(config=dict(OPT, model_type='optt')), "model_type='optt' is not known to transformers"),
+    (dict(config=dict(model_type='t5')), "model_type='t5' does not fit AutoModelForCausalLM"),
+    (dict(ending='two photos'), r"ending='two photos' of the language model is \d+ tokens, expected one"),
+    (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder'),
+    (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded'),
+])
+def test_bad_arguments_are_refused(folder, change, message):
+    with pytest.raises(ConfigError, match=message):
+        CausalLM(**{**dict(config=OPT, tokenizer=folder), **change})
+
+
+def test_too_many_positions_are_refused_before_an_index_error(opt):
+    with pytest.raises(ConfigError, match='make 76 tokens, but the language model has 64 positions'):
+        opt.generate(torch.zeros(1, 35, 32), [''], max_new_tokens=40)

@@ -1,0 +1,103 @@
+"""Seq2SeqLM (T5): the encoder reads prefix and prompt, the decoder's targets end with </s>."""
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mmblip2.errors import ConfigError
+from mmblip2.models.language import Seq2SeqLM
+
+TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
+         'two']
+T5 = dict(model_type='t5', d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+          feed_forward_proj='gated-gelu')
+PROMPTS = ['a photo of', '', 'Question: what colour is it? Answer:']
+TARGETS = ['a red circle', 'two', 'green']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A unigram tokenizer like T5's: </s> is appended."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator(TEXTS * 5, trainers.UnigramTrainer(
+        vocab_size=80, special_tokens=['<pad>', '</s>', '<unk>'], unk_token='<unk>', show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', 1)])
+    folder = tmp_path_factory.mktemp('tokenizer')
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token='</s>', pad_token='<pad>',
+                            unk_token='<unk>').save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope='module')
+def prefix():
+    return torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1))
+
+
+def build(folder, **kwargs):
+    torch.manual_seed(0)
+    return Seq2SeqLM(config=T5, tokenizer=folder, **kwargs).eval()
+
+
+@pytest.fixture(scope='module')
+def lm(folder):
+    return build(folder)
+
+
+def test_loss_is_the_cross_entropy_of_the_target_and_its_ending(lm, prefix):
+    labels = torch.tensor([lm.tokenizer('a red circle').input_ids])
+    assert labels[0, -1] == 1
+    prompt = torch.tensor([lm.tokenizer('a photo of').input_ids])
+    embeds = torch.cat([prefix[:1], lm.embed(prompt)], dim=1)
+    shifted = torch.cat([torch.zeros(1, 1, dtype=torch.int64), labels[:, :-1]], dim=1)
+    logits = lm.model(inputs_embeds=embeds, decoder_input_ids=shifted).logits
+    loss, count = lm.loss(prefix[:1], PROMPTS[:1], TARGETS[:1])
+    assert count.item() == labels.size(1)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[0], labels[0], reduction='sum'))
+
+
+def test_loss_of_a_batch_is_the_sum_of_its_rows(lm, prefix):
+    loss, count = lm.loss(prefix, PROMPTS, TARGETS)
+    rows = [lm.loss(prefix[i:i + 1], PROMPTS[i:i + 1], TARGETS[i:i + 1]) for i in range(3)]
+    torch.testing.assert_close(loss, sum(row[0] for row in rows), atol=1e-4, rtol=1e-5)
+    assert count.item() == sum(row[1].item() for row in rows)
+
+
+def test_a_long_target_is_cut_and_keeps_its_ending(folder, prefix):
+    lm = build(folder, max_text_len=4)
+    assert lm._tokenize(TEXTS[0], 4) == lm.tokenizer(TEXTS[0]).input_ids[:3] + [1]
+    assert lm.loss(prefix[:1], [''], TEXTS[:1])[1].item() == 4
+
+
+def test_gradient_flows_through_the_frozen_model_to_every_prefix_token(folder, prefix):
+    lm, prefix = build(folder, dtype='bfloat16'), prefix.clone().requires_grad_()
+    lm.requires_grad_(False)
+    loss, _ = lm.loss(prefix, PROMPTS, TARGETS)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert (prefix.grad.abs().sum(-1) > 0).all()
+
+
+def test_trained_text_comes_back_and_a_batch_equals_single_runs(folder, prefix):
+    lm = build(folder).train()
+    optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
+    for _ in range(60):
+        loss, count = lm.loss(prefix, PROMPTS, TARGETS)
+        optimizer.zero_grad()
+        (loss / count).backward()
+        optimizer.step()
+    lm.eval()
+    assert lm.generate(prefix, PROMPTS, max_new_tokens=12) == TARGETS
+    assert lm.generate(prefix, PROMPTS, max_new_tokens=12, num_beams=3, length_penalty=-1.0) == TARGETS
+    for i in range(3):
+        assert lm.generate(prefix[i:i + 1], PROMPTS[i:i + 1], max_new_tokens=12) == TARGETS[i:i + 1]
+
+
+def test_the_loss_depends_on_the_prefix(lm, prefix):
+    assert abs(lm.loss(prefix.flip(0), PROMPTS, TARGETS)[0] - lm.loss(prefix, PROMPTS, TARGETS)[0]) > 0.01
+
+
+def test_float16_is_refused(folder):
+    with pytest.raises(ConfigError, match="'float16', in which T5 overflows: use 'bfloat16' or 'float32'"):
+        build(folder, dtype='float16')

@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+from mmblip2.models.qformer import QFormer, self_attention_mask
+
+
+def build(**kwargs):
+    torch.manual_seed(0)
+    args = dict(vision_width=12, num_layers=3, width=16, num_heads=2, num_query=4, vocab_size=30, max_positions=10,
+                init_std=0.3)
+    return QFormer(**{**args, **kwargs}).eval()
+
+
+def test_masks_are_the_ones_drawn():
+    text_mask = torch.tensor([[1, 1, 0]])
+    drawn = dict(
+        bidirectional=['11110', '11110', '11110', '11110', '11110'],
+        causal=['11000', '11000', '11100', '11110', '11110'],
+        unimodal=['11000', '11000', '00110', '00110', '00110'])
+    for kind, rows in drawn.items():
+        expected = torch.tensor([[int(c) for c in row] for row in rows]).bool()
+        assert torch.equal(self_attention_mask(kind, 2, text_mask)[0, 0], expected), kind
+    with pytest.raises(ValueError, match="mask kind 'full' is not one of"):
+        self_attention_mask('full', 2, text_mask)
+
+
+@torch.no_grad()
+def test_itg_later_text_changes_no_earlier_output():
+    qformer = build()
+    _, cache = qformer.forward_queries(qformer.project_image(torch.randn(2, 5, 12)))
+    ids = torch.randint(0, 30, (2, 8))
+    changed = ids.clone()
+    changed[:, 5:] = (changed[:, 5:] + 7) % 30
+    mask = torch.ones_like(ids)
+    before, after = (qformer.forward_causal(x, mask, cache) for x in (ids, changed))
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+@torch.no_grad()
+def test_itg_text_sees_all_queries():
+    qformer = build()
+    image_kv = qformer.project_image(torch.randn(1, 5, 12))
+    ids, mask = torch.randint(0, 30, (1, 3)), torch.ones(1, 3)
+    before = qformer.forward_causal(ids, mask, qformer.forward_queries(image_kv)[1])
+    for query in range(qformer.num_query):
+        saved = qformer.queries.clone()
+        qformer.queries[0, query] = torch.randn(16)  # a constant shift would vanish in the LayerNorm
+        after = qformer.forward_causal(ids, mask, qformer.forward_queries(image_kv)[1])
+        qformer.queries.copy_(saved)
+        assert not torch.allclose(before[0, 0], after[0, 0]), f'first token does not see query {query}'
+
+
+@torch.no_grad()
+def test_itg_queries_ignore_text():
+    """The cached two-step form equals one pass over [queries ; text] under the causal mask."""
+    qformer = build()
+    image_kv = qformer.project_image(torch.randn(2, 5, 12))
+    ids, mask = torch.randint(0, 30, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    queries, cache = qformer.forward_queries(image_kv)
+    text = qformer.forward_causal(ids, mask, cache)
+    x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
+    full, _ = qformer._run(x, 4, image_kv, self_attention_mask('causal', 4, mask))
+    torch.testing.assert_close(full[:, :4], queries, atol=1e-5, rtol=0)
+    torch.testing.assert_close(full[:, 4:], text, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_itc_passes_equal_one_pass_under_the_unimodal_mask():
+    qformer = build()
+    image_kv = qformer.project_image(torch.randn(2, 5, 12))
+    ids, mask = torch.randint(0, 30, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
+    full, _ = qformer._run(x, 4, image_kv, self_attention_mask('unimodal', 4, mask))
+    torch.testing.assert_close(full[:, :4], qformer.forward_queries(image_kv)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(full[:, 4], qformer.forward_text(ids, mask), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing():
+    qformer = build()
+    image_kv = qformer.project_image(torch.randn(1, 5, 12))
+    ids = torch.randint(0, 30, (1, 4))
+    padded, mask = torch.cat([ids, torch.full((1, 3), 9)], dim=1), torch.tensor([[1, 1, 1, 1, 0, 0, 0]])
+    ones = torch.ones_like(ids)
+    torch.testing.assert_close(qformer.forward_text(padded, mask), qformer.forward_text(ids, ones))
+    torch.testing.assert_close(qformer.forward_joint(image_kv, padded, mask),
+                               qformer.forward_joint(image_kv, ids, ones))
+
+
+def test_queries_alone_cross_attend_in_every_nth_layer():
+    qformer = build(num_layers=5, cross_attention_freq=2)
+    assert [layer.cross_attention is not None for layer in qformer.layers] == [True, False, True, False, True]
+
+
+def test_no_text_half_without_vocabulary():
+    qformer = build(vocab_size=None)
+    assert not any('text' in name or 'word' in name or 'position' in name for name, _ in qformer.named_parameters())
+    with pytest.raises(RuntimeError, match='set vocab_size'):
+        qformer.forward_text(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2))
+
+
+def test_too_long_text_is_refused():
+    qformer = build()
+    with pytest.raises(ValueError, match='text of 11 tokens is longer than max_positions=10'):
+        qformer.forward_text(torch.zeros(1, 11, dtype=torch.int64), torch.ones(1, 11))
+
+
+def test_queries_start_from_n_0_002():
+    queries = QFormer(vision_width=8, num_layers=1, width=768, num_heads=2, num_query=32, mlp_width=8).queries
+    assert abs(queries.std().item() - 0.02) < 1e-3 and abs(queries.mean().item()) < 1e-3

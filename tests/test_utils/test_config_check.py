@@ -1,0 +1,155 @@
+"""Every typo is found before anything is built, with a suggestion."""
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
+from toy_parts import toy_config  # noqa: E402
+
+from mmblip2.errors import ConfigError  # noqa: E402
+from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import config_check as check  # noqa: E402
+
+PIPELINE = [dict(type='LoadImage'), dict(type='Resize', scale=384), dict(type='PackInputs')]
+
+
+def config(**changes):
+    return Config(toy_config('work', **changes))
+
+
+def problems(cfg):
+    with pytest.raises(ConfigError) as error:
+        check.check_config(cfg)
+    return str(error.value)
+
+
+def test_good_config_passes_and_is_not_changed():
+    cfg = config()
+    before = cfg.to_dict()
+    check.check_config(cfg)
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize('change, message', [
+    ('+optim_wraper=dict(type="OptimWrapper")', "optim_wraper: unknown key; did you mean 'optim_wrapper'?"),
+    ('+train_dataloaders=1', "train_dataloaders: unknown key; did you mean 'train_dataloader'?"),
+    ('+custom_hook=[]', "custom_hook: unknown key; did you mean 'custom_hooks'?"),
+    ('+default_hooks.loger=dict(type="LoggerHook")', "default_hooks.loger: unknown default hook; did you "
+                                                     "mean 'logger'?"),
+    ('default_hooks.logger.type=LogerHook', "default_hooks.logger.type: 'LogerHook' is not a known hook; did "
+                                            "you mean 'LoggerHook'?"),
+    ('+default_hooks.logger.intervall=5', "default_hooks.logger.intervall: LoggerHook has no argument "
+                                          "'intervall'; did you mean 'interval'?"),
+    ('+default_hooks.checkpoint.max_keep=5', "CheckpointHook has no argument 'max_keep'; did you mean "
+                                             "'max_keep_ckpts'?"),
+    ('model.type=ToyModle', "model.type: 'ToyModle' is not a known model; did you mean 'ToyModel'?"),
+    ('+model.widht=5', "model.widht: ToyModel has no argument 'widht'; did you mean 'width'?"),
+    ('+model.part=dict(type="QFromer")', "model.part.type: 'QFromer' is not a known model; did you mean "
+                                         "'QFormer'?"),
+    ('train_dataloader.dataset.type=COCOCaptions', "'COCOCaptions' is not a known dataset; did you mean "
+                                                   "'COCOCaption'?"),
+    ('+train_dataloader.dataset.annfile=a', "ToyData has no argument 'annfile'; did you mean 'ann_file'?"),
+    ('+train_dataloader.dataset.pipeline=[dict(type="Resise", scale=1)]',
+     "train_dataloader.dataset.pipeline[0].type: 'Resise' is not a known transform; did you mean 'Resize'?"),
+    ('+train_dataloader.dataset.pipeline=[dict(type="Resize", size=1)]', "Resize has no argument 'size'"),
+    ('+train_dataloader.dataset.pipeline=[dict(type="Resize")]', "Resize needs the argument 'scale'"),
+    ('+train_dataloader.batchsize=1', "a dataloader has no option 'batchsize'; did you mean 'batch_size'?"),
+    ('train_dataloader.sampler.type=SeekableInfinitSampler', "did you mean 'SeekableInfiniteSampler'?"),
+    ('train_dataloader.collate_fn.type=pseudocollate', "did you mean 'pseudo_collate'?"),
+    ('train_cfg.type=SeekIterLop', "train_cfg.type: 'SeekIterLop' is not a known loop; did you mean "
+                                   "'SeekIterLoop'?"),
+    ('+train_cfg.max_iter=3', "train_cfg.max_iter: SeekIterLoop has no argument 'max_iter'; did you mean "
+                              "'max_iters'?"),
+    ('+val_cfg.fp16=True', "val_cfg.fp16: ValLoop has no argument 'fp16'"),
+    ('val_evaluator.type=ToyMetrics', "val_evaluator.type: 'ToyMetrics' is not a known metric; did you mean"),
+    ('+val_evaluator.prefx=a', "val_evaluator.prefx: ToyMetric has no argument 'prefx'; did you mean "
+                               "'prefix'?"),
+    ('optim_wrapper.type=AutcastOptimWrapper', "did you mean 'AutocastOptimWrapper'?"),
+    ('optim_wrapper.optimizer.type=AdmW', "optim_wrapper.optimizer.type: 'AdmW' is not a known optimizer; "
+                                          "did you mean 'AdamW'?"),
+    ('+optim_wrapper.optimizer.weightdecay=0', "AdamW has no argument 'weightdecay'; did you mean "
+                                               "'weight_decay'?"),
+    ('+optim_wrapper.clip_gradd=dict(max_norm=1)', "OptimWrapper has no argument 'clip_gradd'; did you mean "
+                                                   "'clip_grad'?"),
+    ('+optim_wrapper.paramwise_cfg=dict(custom_key={})', "optim_wrapper.paramwise_cfg.custom_key: unknown "
+                                                         "key; did you mean 'custom_keys'?"),
+    ('+optim_wrapper.paramwise_cfg=dict(custom_keys={"a": dict(lr_mul=1)})', "did you mean 'lr_mult'?"),
+    ('param_scheduler.0.type=CosineAnealingLR', "param_scheduler[0].type: 'CosineAnealingLR' is not a known "
+                                                "parameter scheduler; did you mean 'CosineAnnealingLR'?"),
+    ('+param_scheduler.0.eta_mim=0', "CosineAnnealingLR has no argument 'eta_mim'; did you mean 'eta_min'?"),
+    ('+custom_hooks=[dict(type="EMAHok")]', "custom_hooks[0].type: 'EMAHok' is not a known hook; did you "
+                                            "mean 'EMAHook'?"),
+    ('+randomness.sead=1', "randomness.sead: unknown key; did you mean 'seed'?"),
+    ('val_cfg=None', 'val_cfg: missing; val_dataloader, val_cfg, val_evaluator belong together'),
+    ('+model.part={"lambda": 1}', "model.part.lambda: 'lambda' is a Python keyword"),
+    ('+default_hooks.checkpoint.save_best=caption/CIDEr', "no val_evaluator gives 'caption/CIDEr'; their "
+                                                          'keys start with toy'),
+])
+def test_typo_is_found_with_a_suggestion(change, message):
+    cfg = config()
+    cli.apply_cfg_options(cfg, [change])
+    assert message in problems(cfg)
+
+
+def test_all_problems_are_listed_at_once():
+    cfg = config()
+    cli.apply_cfg_options(cfg, ['model.type=ToyModle', '+optim_wraper=1', '+train_cfg.max_iter=2'])
+    text = problems(cfg)
+    assert text.startswith('3 problems in ') and text.count('\n') == 3
+
+
+def test_image_sizes_of_model_and_pipeline_must_agree():
+    cfg = config()
+    cfg.model.vision = dict(type='VisionTransformer', image_size=364)
+    cfg.train_dataloader.dataset.pipeline = PIPELINE
+    text = problems(cfg)
+    assert ('image size of the model (364) and of train_pipeline (384) differ: set both to one value '
+            '(model.vision.image_size, train_dataloader.dataset.pipeline[1].scale)') in text
+
+
+def test_helper_variables_are_no_unknown_keys():
+    cfg = config(image_size=64, data_root='data', train_pipeline=[], shapes='x', num_query=32)
+    check.check_config(cfg)
+
+
+def test_missing_checkpoint_is_found():
+    with pytest.raises(ConfigError, match='checkpoint nowhere.pth not found: check the path'):
+        check.check_config(config(), checkpoint='nowhere.pth')
+
+
+def test_unreadable_config_names_the_file(tmp_path):
+    path = tmp_path / 'bad.py'
+    path.write_text('model = dict(\n')
+    with pytest.raises(ConfigError, match='bad.py cannot be read: SyntaxError'):
+        check.load_config(path)
+    with pytest.raises(ConfigError, match='none.py not found'):
+        check.load_config(tmp_path / 'none.py')
+
+
+def test_retrieval_loop_writes_its_own_predictions():
+    cfg = config(test_cfg=dict(type='RetrievalTestLoop'))
+    check.dump_predictions(cfg, 'out.json')
+    assert cfg.test_cfg.out_file == 'out.json' and cfg.test_evaluator.type == 'ToyMetric'
+    with pytest.raises(ConfigError, match='out.pkl: retrieval predictions are written as .json'):
+        check.dump_predictions(cfg, 'out.pkl')
+
+
+def test_amp_keeps_the_options_of_the_wrapper():
+    cfg = config()
+    cfg.optim_wrapper.clip_grad = dict(max_norm=1.)
+    check.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AutocastOptimWrapper' and cfg.optim_wrapper.dtype == 'auto'
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1.
+    cfg.optim_wrapper.type = 'OptimWrapperDict'
+    with pytest.raises(ConfigError, match='leave --amp out'):
+        check.use_amp(cfg)
+
+
+def test_shipped_configs_pass():
+    root = Path(__file__).resolve().parents[2] / 'configs'
+    leaves = [path for path in root.rglob('*.py') if '_base_' not in path.parts]
+    assert leaves
+    for path in leaves:
+        check.check_config(check.load_config(path))

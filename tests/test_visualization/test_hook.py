@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmblip2.errors import ConfigError
+from mmblip2.registry import HOOKS
+from mmblip2.structures import DataSample
+from mmblip2.visualization import PredictionVisualizationHook
+from mmblip2.visualization.hook import _describe
+
+
+def batch(n):
+    return dict(inputs=[torch.full((3, 32, 32), 40 * i, dtype=torch.uint8) for i in range(n)])
+
+
+def test_one_picture_a_sample_with_unique_names(tmp_path):
+    Image.new('RGB', (400, 30), (0, 255, 0)).save(tmp_path / 'same name.png')
+    hook = HOOKS.build(dict(type='PredictionVisualizationHook', show_dir=str(tmp_path / 'a' / 'b')))
+    path = str(tmp_path / 'same name.png')
+    samples = [DataSample(sample_idx=i, img_path=path, pred_text='x') for i in range(2)]
+    hook.after_test_iter(None, 0, batch(3), samples + [DataSample(sample_idx=2, pred_text='y')])
+    files = sorted((tmp_path / 'a' / 'b').iterdir())
+    assert [file.name for file in files] == [
+        '000000_same_name.png', '000001_same_name.png', '000002_image.png']
+    assert Image.open(files[0]).getpixel((5, 5)) == (0, 255, 0)  # the file as it is
+    assert (np.asarray(Image.open(files[2]))[5, 160] == 80).all()  # no file: what the model saw
+
+
+def test_interval_counts_samples_of_the_data_set(tmp_path):
+    hook = PredictionVisualizationHook(str(tmp_path), interval=3)
+    hook.after_test_iter(None, 0, batch(4), [DataSample(sample_idx=i, pred_text='x') for i in (2, 3, 4, 6)])
+    assert sorted(path.name[:6] for path in tmp_path.iterdir()) == ['000003', '000006']
+
+
+def test_samples_without_prediction_are_passed_over(tmp_path):
+    hook = PredictionVisualizationHook(str(tmp_path / 'none'))
+    hook.after_test_iter(None, 0, batch(1), [DataSample(sample_idx=0)])
+    hook.after_test_iter(None, 0, batch(1), None)
+    assert not (tmp_path / 'none').exists()
+
+
+def test_prediction_and_ground_truth_are_shown():
+    assert _describe(DataSample(question='how many?', prompt='Question: how many? Answer:', pred_text='2',
+                                gt_answer=['2', 'two'])) == [
+        'question: how many?', 'prediction: 2', 'answers: 2, two']
+    assert _describe(DataSample(prompt='a photo of', pred_text='a cat', gt_caption=['one', 'two'])) == [
+        'prompt: a photo of', 'prediction: a cat', 'reference: one', 'reference: two']
+
+
+def test_bad_interval_is_refused():
+    with pytest.raises(ConfigError, match='interval must be 1 or more, got 0'):
+        PredictionVisualizationHook('x', interval=0)

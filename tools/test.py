@@ -1,0 +1,74 @@
+"""Test a checkpoint: python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--dump
+predictions.json]."""
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from mmblip2.utils import cli  # noqa: E402
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description='Test a checkpoint')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file, or the work directory of a training')
+    parser.add_argument('--work-dir', help='folder of the log; default: ./work_dirs/<config name>')
+    parser.add_argument('--out', help='JSON file for the metrics, or for what --out-item says')
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics',
+                        help='what --out receives')
+    parser.add_argument('--dump', metavar='FILE', help='predictions, one record a sample (.json or .pkl)')
+    parser.add_argument('--show-dir', help='folder for pictures with predictions')
+    parser.add_argument('--interval', type=int, default=1, help='every n-th sample goes to --show-dir')
+    parser.add_argument('--shuffle-images', action='store_true',
+                        help='exchange the images by a fixed derangement: the score without looking')
+    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast where the hardware has it')
+    parser.add_argument('--no-pin-memory', action='store_true', help='pin_memory=False in all dataloaders')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
+                        help=cli.CFG_OPTIONS_HELP)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='how several processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
+    args = parser.parse_args(argv)
+    if args.out_item == 'pred' and not args.out:
+        parser.error('--out-item pred needs --out FILE')
+    for path in (args.dump, args.out if args.out_item == 'pred' else None):
+        if path and Path(path).suffix not in ('.json', '.pkl'):
+            parser.error(f'{path}: predictions are written as .json or .pkl')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    from mmblip2.utils import config_check as check
+    cfg = check.load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = check.work_dir(cfg, args.work_dir, args.config)
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    check.require(cfg, ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
+    if args.amp:
+        cfg.test_cfg.setdefault('autocast', 'auto')
+    if args.shuffle_images:
+        check.innermost_dataset(cfg.test_dataloader.dataset).shuffle_images = True
+    for path in (args.dump, args.out if args.out_item == 'pred' else None):
+        if path:
+            check.dump_predictions(cfg, path)
+    if args.show_dir:
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(
+            type='PredictionVisualizationHook', show_dir=args.show_dir, interval=args.interval)]
+    check.adjust_dataloaders(cfg, args.no_pin_memory, False)
+    check.check_config(cfg, checkpoint=args.checkpoint)
+    from mmengine.dist import is_main_process
+
+    from mmblip2.engine import Runner
+    metrics = Runner.from_cfg(cfg).test()
+    if args.out and args.out_item == 'metrics' and is_main_process():
+        path = Path(args.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+
+
+if __name__ == '__main__':
+    cli.run(main)
