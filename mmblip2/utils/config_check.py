@@ -2,6 +2,7 @@
 import difflib
 import inspect
 import keyword
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..compat import quiet_config_reader
@@ -242,6 +243,11 @@ class _Checker:
         except Exception:  # mmengine raises several kinds for a name with dots
             kind = None
         if kind is None:
+            package = name.split('.')[0]
+            if package != name and find_spec(package) is None:
+                self.add(f'{path}.type', f'{name!r} needs the package {package}, which is not installed: pip install '
+                                         f'it (requirements/real.txt has those of the shipped configs)')
+                return None
             names = [name for part in _lineage(_child(registry)) for name in part.module_dict]
             self.add(f'{path}.type', f'{name!r} is not a known {registry.name}{_near(name, names)}')
         return kind

@@ -2,6 +2,7 @@
 processes."""
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'PYTHONPATH
 
 def call(*args, cwd, expect=0):
     result = subprocess.run([str(arg) for arg in args], cwd=cwd, env=ENV, capture_output=True, text=True,
-                            timeout=120)
+                            timeout=300)
     assert result.returncode == expect, result.stdout + result.stderr
     return result
 
@@ -127,8 +128,12 @@ def test_mistake_ends_with_one_message_and_code_two(folder):
 
 def test_two_processes_train_and_test_as_one(folder, monkeypatch):
     """Two ranks with batch 2 see the data of one rank with batch 4; the test counts every sample once."""
-    options = ['--cfg-options', '+model.dropout=0.', 'train_dataloader.batch_size=2', 'train_cfg.max_iters=4']
-    monkeypatch.setitem(ENV, 'PORT', str(29600 + os.getpid() % 300))
+    # SGD: Adam's first steps turn the rounding noise of a vanishing gradient into whole steps.
+    options = ['--cfg-options', '+model.dropout=0.', 'train_dataloader.batch_size=2', 'train_cfg.max_iters=4',
+               'optim_wrapper.optimizer.type=SGD']
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        monkeypatch.setitem(ENV, 'PORT', str(probe.getsockname()[1]))
     call('bash', ROOT / 'tools' / 'dist_train.sh', 'toy config.py', 2, '--work-dir', 'two', *options,
          cwd=folder)
     options[2] = 'train_dataloader.batch_size=4'
@@ -141,9 +146,12 @@ def test_two_processes_train_and_test_as_one(folder, monkeypatch):
          '--out', 'two_metrics.json', cwd=folder)
     tool('test', 'toy config.py', 'two/iter_4.pth', '--dump', 'one.json', '--out', 'one_metrics.json',
          cwd=folder)
-    assert (folder / 'two.json').read_text() == (folder / 'one.json').read_text()
+    records = [json.loads((folder / name).read_text()) for name in ('two.json', 'one.json')]
+    assert [[record['sample_idx'] for record in run] for run in records] == [list(range(7))] * 2
+    values = [[float(record['pred_text']) for record in run] for run in records]
+    assert values[0] == pytest.approx(values[1], abs=1.1e-3)  # three digits are written; batches differ
     assert json.loads((folder / 'two_metrics.json').read_text()) == pytest.approx(
-        json.loads((folder / 'one_metrics.json').read_text()))
+        json.loads((folder / 'one_metrics.json').read_text()), abs=1.1e-3)
 
 
 @pytest.mark.parametrize('name, count', [('dist_train.sh', 2), ('dist_test.sh', 3)])
