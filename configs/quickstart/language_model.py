@@ -9,7 +9,7 @@ model = dict(
     language_model=dict(
         type='CausalLM',
         config=dict(model_type='opt', hidden_size=128, word_embed_proj_dim=128, ffn_dim=512, num_hidden_layers=4,
-                    num_attention_heads=4, max_position_embeddings=96, dropout=0.),
+                    num_attention_heads=4, max_position_embeddings=96, dropout=0., init_std=0.06),
         tokenizer=shapes + '/tokenizers/opt', max_text_len=64, attention='eager'))
 
 train_dataloader = dict(

@@ -1,4 +1,4 @@
-# Step 0b: a small ViT learns which object each of its patches shows (labels derived from the train scenes).
+# Step 0b: a small ViT learns which object each of its patches shows, and where that is (labels derived from the train scenes).
 #   python tools/train.py configs/quickstart/vision_encoder.py
 _base_ = ['../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py']
 shapes = '{{$MMBLIP2_SHAPES:data/shapes}}'
@@ -6,7 +6,7 @@ shapes = '{{$MMBLIP2_SHAPES:data/shapes}}'
 model = dict(
     type='VisionPretraining',
     vision=dict(type='VisionTransformer', image_size=72, patch_size=24, width=128, depth=4, num_heads=4),
-    num_classes=dict(shape=7, colour=9, size=3))
+    num_classes=dict(shape=7, colour=9, size=3, region=10))
 
 train_dataloader = dict(
     batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),

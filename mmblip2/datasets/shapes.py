@@ -392,8 +392,9 @@ def label_patches(scene, image_size=72, patch_size=24):
         patch_size (int): Width and height of a patch in pixels.
 
     Returns:
-        list[list[int]]: Three rows (shape, color, size) of one number a patch, row by row; 0 is background,
-        other numbers count from 1 in the order of SHAPES, COLORS and SIZES.
+        list[list[int]]: Four rows (shape, color, size, region) of one number a patch, row by row; 0 is
+        background, other numbers count from 1 in the order of SHAPES, COLORS, SIZES and REGIONS. An encoder
+        that need not tell the region forgets the place of what it sees.
     """
     width, side = image_size * SUPERSAMPLING, patch_size * SUPERSAMPLING
     canvas = Image.new('L', (width, width))
@@ -403,7 +404,7 @@ def label_patches(scene, image_size=72, patch_size=24):
     patches = np.asarray(canvas).reshape(width // side, side, width // side, side)
     shares = np.stack([(patches == index).mean((1, 3)).ravel() for index in range(1, len(scene.things) + 1)])
     owner = np.where(shares.max(0) >= COVERAGE, shares.argmax(0) + 1, 0)
-    names = (SHAPES, tuple(COLORS), tuple(SIZES))
-    values = [(thing.shape, thing.color, thing.size) for thing in scene.things]
+    names = (SHAPES, tuple(COLORS), tuple(SIZES), REGIONS)
+    values = [(thing.shape, thing.color, thing.size, thing.region) for thing in scene.things]
     return [[0 if index == 0 else names[row].index(values[index - 1][row]) + 1 for index in owner.tolist()]
-            for row in range(3)]
+            for row in range(len(names))]

@@ -345,10 +345,10 @@ def test_patch_labels_name_the_object_whose_color_the_pixels_show(image_size):
         pixels = np.asarray(shapes.render(scene, image_size)).astype(int)
         rows = shapes.label_patches(scene, image_size, patch_size=8)
         side = image_size // 8
-        assert [len(row) for row in rows] == [side * side] * 3
+        assert [len(row) for row in rows] == [side * side] * 4
         seen = set()
-        for index, (shape, color, size) in enumerate(zip(*rows)):
-            assert len({shape == 0, color == 0, size == 0}) == 1
+        for index, (shape, color, size, region) in enumerate(zip(*rows)):
+            assert len({shape == 0, color == 0, size == 0, region == 0}) == 1
             top, left = index // side * 8, index % side * 8
             patch = pixels[top:top + 8, left:left + 8].reshape(-1, 3)
             near = {name: (abs(patch - rgb).max(1) < 6).mean() for name, rgb in shapes.COLORS.items()}
@@ -357,8 +357,9 @@ def test_patch_labels_name_the_object_whose_color_the_pixels_show(image_size):
                 continue
             name = tuple(shapes.COLORS)[color - 1]
             assert near[name] == max(near.values()) and near[name] > 0
-            seen.add((tuple(shapes.SIZES)[size - 1], name, shapes.SHAPES[shape - 1]))
-        assert seen == {(t.size, t.color, t.shape) for t in scene.things}
+            seen.add((tuple(shapes.SIZES)[size - 1], name, shapes.SHAPES[shape - 1],
+                      shapes.REGIONS[region - 1]))
+        assert seen == {(t.size, t.color, t.shape, t.region) for t in scene.things}
 
 
 def test_an_object_is_at_its_place_and_large_ones_cover_more_than_small_ones():
@@ -383,7 +384,7 @@ def test_scene_label_files_cover_train_and_val_images_with_the_rendered_labels(d
     for split in ('train', 'val'):
         file = _read(data, f'scene_labels_{split}.json')
         assert (file['patch_size'], file['image_size']) == (24, 72)
-        assert list(file['attributes']) == ['shape', 'colour', 'size']
+        assert list(file['attributes']) == ['shape', 'colour', 'size', 'region']
         assert all(names[0] == 'background' for names in file['attributes'].values())
         assert file['attributes']['size'] == ['background', 'small', 'large']
         assert [item['image'] for item in file['items']] \

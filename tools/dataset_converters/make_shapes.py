@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-FORMAT = 3  # raise it when the same seed would give other files, so that old folders are written anew
+FORMAT = 4  # raise it when the same seed would give other files, so that old folders are written anew
 SPLITS = ('train', 'val', 'test')
 PATCHES = 3  # labels stand in a 3 x 3 grid, one patch a region: a ViT with such patches learns them in seconds
 UNIQUE_CAPTIONS = 3
@@ -267,7 +267,7 @@ def ask(shapes, scene, image_id, split, seed):
 
 def label_file(shapes, split, scenes, ids, image_size):
     """Attributes of every patch of every image of a split."""
-    names = {'shape': shapes.SHAPES, 'colour': shapes.COLORS, 'size': shapes.SIZES}
+    names = {'shape': shapes.SHAPES, 'colour': shapes.COLORS, 'size': shapes.SIZES, 'region': shapes.REGIONS}
     items = [{'image': f'{split}/{i:012d}.jpg',
               'patch_labels': shapes.label_patches(scene, image_size, image_size // PATCHES)}
              for i, scene in zip(ids, scenes)]

@@ -10,4 +10,5 @@ model = dict(
         weights=quickstart + '/vision_encoder'),
     qformer=dict(
         type='QFormer', vision_width=128, num_layers=4, width=128, num_heads=4, num_query=12,
-        cross_attention_freq=2, max_positions=32, dropout=0.))
+        cross_attention_freq=1, max_positions=32, dropout=0.,
+        init_std=0.06))  # 0.02, made for widths of 768, delays the learning of so narrow a model several times over

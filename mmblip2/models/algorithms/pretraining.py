@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import nn
 
+from mmblip2.errors import DataError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
@@ -73,6 +74,9 @@ class VisionPretraining(_Pretraining):
         """Per attribute: logits (B, classes, P) and labels (B, P)."""
         logits = self.classifier(self.norm(self.vision(images)[:, 1:])).float()  # (B, P, sum of classes)
         labels = torch.stack([sample.patch_labels for sample in data_samples]).to(logits.device)  # (B, A, P)
+        if labels.size(1) != len(self.num_classes):
+            raise DataError(f'patch_labels have {labels.size(1)} attributes, model.num_classes has '
+                            f'{len(self.num_classes)} ({", ".join(self.num_classes)}): name the same ones')
         return zip(self.num_classes, logits.transpose(1, 2).split(list(self.num_classes.values()), dim=1),
                    labels.unbind(dim=1))
 
