@@ -23,13 +23,13 @@ def _build_value(value, registry):
     return value
 
 
-def _registry(name, parent, location, build_func=None):
-    return Registry(name, parent=parent, scope='mmblip2', locations=[location], build_func=build_func)
+def _registry(name, parent, *locations, build_func=None):
+    return Registry(name, parent=parent, scope='mmblip2', locations=list(locations), build_func=build_func)
 
 
 RUNNERS = _registry('runner', root.RUNNERS, 'mmblip2.engine')
 LOOPS = _registry('loop', root.LOOPS, 'mmblip2.engine')
-HOOKS = _registry('hook', root.HOOKS, 'mmblip2.engine')
+HOOKS = _registry('hook', root.HOOKS, 'mmblip2.engine', 'mmblip2.visualization')
 LOG_PROCESSORS = _registry('log processor', root.LOG_PROCESSORS, 'mmblip2.engine')
 OPTIMIZERS = _registry('optimizer', root.OPTIMIZERS, 'mmblip2.engine')
 OPTIM_WRAPPERS = _registry('optimizer wrapper', root.OPTIM_WRAPPERS, 'mmblip2.engine')

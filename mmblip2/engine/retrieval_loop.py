@@ -151,6 +151,7 @@ class _RetrievalLoop(BaseLoop):
         path = Path(self.out_file or Path(self.runner.work_dir, 'predictions', 'retrieval.json'))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result))
+        self.ranking = result
         self.runner.logger.info(f'predictions written to {path}')
 
     def _store_dtype(self):

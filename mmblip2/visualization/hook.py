@@ -18,7 +18,7 @@ class PredictionVisualizationHook(Hook):
     """Writes a PNG a tested sample: the image, the question or prompt, the prediction and the ground truth.
 
     Files are named ``<sample_idx>_<image name>.png``: unique, and the same for any number of processes.
-    Samples without ``pred_text`` (retrieval) are passed over.
+    After a retrieval test: every image with its five best texts, those that belong to it marked.
 
     Args:
         show_dir (str): Folder of the pictures, created when needed.
@@ -47,14 +47,30 @@ class PredictionVisualizationHook(Hook):
             if prediction is None or index % self.interval:
                 continue
             path = sample.get('img_path')
-            if path and Path(path).is_file():
-                with Image.open(path) as file:
-                    image = file.convert('RGB')
-            else:
-                image = _to_pil(data_batch['inputs'][position])
-            name = re.sub(r'[^\w.-]', '_', Path(path).stem) if path else 'image'
-            self.show_dir.mkdir(parents=True, exist_ok=True)
-            draw_caption(image, _describe(sample)).save(self.show_dir / f'{index:06d}_{name}.png')
+            image = _open(path) if path and Path(path).is_file() else _to_pil(data_batch['inputs'][position])
+            self._save(index, path, image, _describe(sample))
+
+    def after_test(self, runner) -> None:
+        """Write the pictures of a retrieval test; its loop has the ``ranking`` on the main process."""
+        ranking = getattr(runner.test_loop, 'ranking', None)
+        for query in ranking['i2t'] if ranking else ():
+            index = query['image']
+            if index % self.interval == 0:
+                lines = [f'{number}. {ranking["texts"][text]} ({score:.2f})'
+                         + (' [right]' if ranking['text_to_image'][text] == index else '')
+                         for number, (text, score) in enumerate(query['top'], 1)]
+                path = ranking['images'][index]
+                self._save(index, path, _open(path), lines)
+
+    def _save(self, index, path, image, lines):
+        name = re.sub(r'[^\w.-]', '_', Path(path).stem) if path else 'image'
+        self.show_dir.mkdir(parents=True, exist_ok=True)
+        draw_caption(image, lines).save(self.show_dir / f'{index:06d}_{name}.png')
+
+
+def _open(path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert('RGB')
 
 
 def _to_pil(image: torch.Tensor) -> Image.Image:

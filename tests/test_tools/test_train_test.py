@@ -121,6 +121,12 @@ def test_dump_of_unknown_kind_is_refused(capsys):
     assert 'a.txt: predictions are written as .json or .pkl' in capsys.readouterr().err
 
 
+def test_pictures_are_drawn_by_a_hook_that_a_fresh_process_finds(folder, checkpoint):
+    result = tool('test', 'toy config.py', checkpoint, '--show-dir', 'pictures', '--interval', '0', cwd=folder,
+                  expect=2)
+    assert 'PredictionVisualizationHook: interval must be 1 or more, got 0' in result.stderr
+
+
 def test_mistake_ends_with_one_message_and_code_two(folder):
     result = tool('train', 'none.py', cwd=folder, expect=2)
     assert result.stderr == 'ConfigError: config file none.py not found: check the path\n'

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import HOOKS
 from mmblip2.structures import DataSample
 from mmblip2.visualization import PredictionVisualizationHook
+from mmblip2.visualization import hook as hook_module
 from mmblip2.visualization.hook import _describe
 
 
@@ -38,6 +41,20 @@ def test_samples_without_prediction_are_passed_over(tmp_path):
     hook.after_test_iter(None, 0, batch(1), [DataSample(sample_idx=0)])
     hook.after_test_iter(None, 0, batch(1), None)
     assert not (tmp_path / 'none').exists()
+
+
+def test_retrieval_shows_each_image_with_its_best_texts(tmp_path, monkeypatch):
+    Image.new('RGB', (400, 30), (0, 255, 0)).save(tmp_path / 'a.png')
+    drawn = []
+    monkeypatch.setattr(hook_module, 'draw_caption', lambda image, lines: drawn.append(lines) or image)
+    ranking = dict(images=[str(tmp_path / 'a.png')] * 3, texts=['x', 'y', 'z'], text_to_image=[0, 1, 2],
+                   i2t=[dict(image=i, top=[(1, 2.5), (0, 1.25)]) for i in range(3)])
+    runner = SimpleNamespace(test_loop=SimpleNamespace(ranking=ranking))
+    hook = PredictionVisualizationHook(str(tmp_path / 'out'), interval=2)
+    hook.after_test(runner)
+    assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['000000_a.png', '000002_a.png']
+    assert drawn[0] == ['1. y (2.50)', '2. x (1.25) [right]']
+    hook.after_test(SimpleNamespace(test_loop=SimpleNamespace()))  # another loop, or another process
 
 
 def test_prediction_and_ground_truth_are_shown():
