@@ -17,5 +17,5 @@ train_dataloader = dict(
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(type='TextCorpus', data_root=shapes, ann_file='annotations/documents_train.txt',
                  pipeline=[dict(type='PackInputs')]))
-train_cfg = dict(max_iters=1400)
+train_cfg = dict(max_iters=1000)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

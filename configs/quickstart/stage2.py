@@ -30,7 +30,7 @@ train_dataloader = dict(
         type='COCOCaption', data_root=shapes, ann_file='annotations/karpathy_train.json',
         pipeline=[dict(type='LoadImage'), dict(type='CleanCaption'), dict(type='CaptionPrompt', prompt='a photo of'),
                   dict(type='PackInputs')]))
-train_cfg = dict(max_iters=900)
+train_cfg = dict(max_iters=700)
 
 val_dataloader = dict(
     batch_size=100, num_workers=0, collate_fn=dict(type='pseudo_collate'),
