@@ -22,7 +22,7 @@ train_dataloader = dict(
     dataset=dict(
         type='COCORetrieval', data_root=shapes, ann_file='annotations/karpathy_train.json',
         pipeline=[dict(type='LoadImage'), dict(type='CleanCaption'), dict(type='PackInputs')]))
-train_cfg = dict(max_iters=900)
+train_cfg = dict(max_iters=700)
 optim_wrapper = dict(  # at this rate the temperature would run away from its start of 0.07
     optimizer=dict(lr=1e-3), paramwise_cfg=dict(custom_keys=dict(temperature=dict(lr_mult=0.05))))
 

@@ -33,7 +33,7 @@ train_dataloader = dict(
         type='COCOVQA', data_root=shapes, question_file='annotations/questions_train.json',
         ann_file='annotations/answers_train.json', data_prefix=dict(img_path='train'),
         pipeline=[dict(type='LoadImage'), *question, dict(type='PackInputs')]))
-train_cfg = dict(max_iters=2200)
+train_cfg = dict(max_iters=1700)
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 
 val_dataloader = dict(
