@@ -1,13 +1,15 @@
-"""Checkpoints that outlive a crash, and a stop at the first loss that is no number."""
+"""Checkpoints that outlive a crash, progress lines, and a stop at the first loss that is no number."""
 import json
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.hooks import Hook
+from mmengine.hooks import LoggerHook as _LoggerHook
 
 from ..checkpoints.io import sync_dir
 from ..errors import ConfigError
@@ -119,6 +121,38 @@ class CheckpointHook(_CheckpointHook):
                 shutil.copyfile(newest, side)
             os.replace(side, path)
             sync_dir(path.parent)
+
+
+@HOOKS.register_module()
+class LoggerHook(_LoggerHook):
+    """mmengine's hook; a slow validation or test also says where it is every ``patience`` seconds.
+
+    Args:
+        patience (float): Seconds after which a batch of a validation or test gets a line of its own.
+        kwargs: mmengine's ``LoggerHook``.
+    """
+
+    def __init__(self, *args, patience=15., **kwargs):
+        super().__init__(*args, **kwargs)
+        self.patience = patience
+        self._said = 0.
+
+    def before_val_epoch(self, runner):
+        self._said = time.monotonic()
+
+    before_test_epoch = before_val_epoch
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self._tell(runner, batch_idx, 'val')
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self._tell(runner, batch_idx, 'test')
+
+    def _tell(self, runner, batch_idx, mode):
+        if self.every_n_inner_iters(batch_idx, self.interval) or time.monotonic() - self._said >= self.patience:
+            self._said = time.monotonic()
+            _, line = runner.log_processor.get_log_after_iter(runner, batch_idx, mode)
+            runner.logger.info(line)
 
 
 @HOOKS.register_module()

@@ -1,4 +1,5 @@
 """Checkpoints, resume, frozen parts and the console of the Runner."""
+import re
 import sys
 from pathlib import Path
 
@@ -179,6 +180,13 @@ def test_test_equals_last_validation(tmp_path):
     last = trained.val_loop.run()
     tested = run(tmp_path, test=True, load_from=str(tmp_path / 'iter_4.pth'))
     assert tested.result == last and last['toy/count'] == 6
+
+
+@pytest.mark.parametrize('patience, lines', [(0., 2), (1e9, 0)])
+def test_a_slow_validation_says_where_it_is(tmp_path, capsys, patience, lines):
+    run(tmp_path, train_cfg=dict(type='SeekIterLoop', max_iters=4, val_interval=4),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=50, patience=patience)))
+    assert len(re.findall(r'INFO - val [12]/2', capsys.readouterr().out)) == lines
 
 
 def test_old_files_go_only_after_the_new_one_is_whole(tmp_path, monkeypatch):
