@@ -241,7 +241,7 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
         raise ConfigError(f'config of the language model: model_type={model_type!r} is not known to '
                           "transformers, expected 'opt', 'llama', 't5' ...") from error
     for key in settings:
-        if not hasattr(defaults, key):
+        if not hasattr(defaults, key) and key != 'decoder_start_token_id':  # has no default, but is one of T5's
             near = difflib.get_close_matches(key, vars(defaults), n=1)
             raise ConfigError(f'config of the language model: {model_type!r} has no setting {key!r}'
                               + (f'; did you mean {near[0]!r}?' if near else ''))
