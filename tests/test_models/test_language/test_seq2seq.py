@@ -101,3 +101,29 @@ def test_the_loss_depends_on_the_prefix(lm, prefix):
 def test_float16_is_refused(folder):
     with pytest.raises(ConfigError, match="'float16', in which T5 overflows: use 'bfloat16' or 'float32'"):
         build(folder, dtype='float16')
+
+
+def test_float16_autocast_is_refused(lm, prefix):
+    with torch.autocast('cpu', torch.float16):
+        for call in (lambda: lm.loss(prefix, PROMPTS, TARGETS), lambda: lm.generate(prefix, PROMPTS)):
+            with pytest.raises(ConfigError, match="autocast dtype is 'float16', in which T5 overflows: use 'bfloat16'"):
+                call()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.isfinite(lm.loss(prefix, PROMPTS, TARGETS)[0])
+
+
+@pytest.mark.parametrize('settings, activation', [
+    (dict(feed_forward_proj='relu'), 'ReLU'), (dict(feed_forward_proj='gated-gelu'), 'NewGELUActivation'),
+    (dict(feed_forward_proj='gated-gelu', dense_act_fn='gelu'), 'GELUActivation')])
+def test_the_activation_comes_from_the_config(folder, settings, activation):
+    """T5, Flan-T5, and Flan-T5 as LAVIS runs it."""
+    lm = Seq2SeqLM(config=dict(T5, **settings), tokenizer=folder)
+    feed_forward = lm.model.encoder.block[0].layer[1].DenseReluDense
+    assert type(feed_forward.act).__name__ == activation
+    assert hasattr(feed_forward, 'wi_1') == settings['feed_forward_proj'].startswith('gated')
+
+
+def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
+    with pytest.raises(ConfigError, match="model_type='opt' does not fit Seq2SeqLM, it is decoder-only: set "
+                                          "type='CausalLM'"):
+        Seq2SeqLM(config=dict(model_type='opt'), tokenizer=folder)
