@@ -153,6 +153,87 @@ def test_matching_logits_equal_transformers(retrieval):
     torch.testing.assert_close(ours.score_pairs(encoded[1].image_kv, text), expected[3:6, 1], atol=1e-5, rtol=0)
 
 
+# ------------------------------------------------------------------- image-grounded text generation (ITG)
+
+@pytest.fixture(scope='module')
+def writer(retrieval):
+    """Our model with redrawn ITG head, and transformers' BERT head with the same weights."""
+    ours, _ = retrieval
+    table = ours.qformer.word_embeddings.weight
+    with torch.no_grad():  # the embeddings are of size 1; logits too shall be, for their rounding
+        redraw(ours.itg_head, seed=2).norm.weight.mul_(0.2)
+    head = transformers.models.bert.modeling_bert.BertOnlyMLMHead(transformers.BertConfig(
+        vocab_size=len(table), hidden_size=table.size(1))).eval()
+    own = ours.itg_head.state_dict()
+    bias = dict(bias=own['bias'])
+    if 'predictions.decoder.bias' in head.state_dict():
+        bias['decoder.bias'] = own['bias']
+    head.load_state_dict({f'predictions.{key}': value for key, value in {
+        'transform.dense.weight': own['transform.weight'], 'transform.dense.bias': own['transform.bias'],
+        'transform.LayerNorm.weight': own['norm.weight'], 'transform.LayerNorm.bias': own['norm.bias'],
+        'decoder.weight': table.detach(), **bias}.items()})
+    return head
+
+
+def unilm_mask(text_mask):
+    """bool (B, 1, L, L), written out by hand: queries see queries, text sees queries and text up to itself."""
+    rows = []
+    for real in text_mask.bool().tolist():
+        length = NUM_QUERY + len(real)
+        rows.append([[(i >= NUM_QUERY and j <= i and real[j - NUM_QUERY]) if j >= NUM_QUERY else True
+                      for j in range(length)] for i in range(length)])
+    return torch.tensor(rows)[:, None]
+
+
+@torch.no_grad()
+def their_text_logits(theirs, head, images, input_ids, text_mask):
+    """(B, T, V) of one pass over [queries ; text] under the UniLM mask."""
+    patches = theirs.vision_model(images).last_hidden_state
+    embeds = theirs.embeddings(input_ids=input_ids, query_embeds=theirs.query_tokens.expand(len(images), -1, -1))
+    hidden = theirs.qformer(query_embeds=embeds, query_length=NUM_QUERY, attention_mask=unilm_mask(text_mask),
+                            encoder_hidden_states=patches).last_hidden_state
+    return head(hidden[:, NUM_QUERY:])
+
+
+@torch.no_grad()
+def test_itg_logits_from_the_query_cache_equal_one_pass_of_transformers(retrieval, writer):
+    (ours, theirs), images = retrieval, draw_images()
+    text = ours.tokenize(TEXTS)
+    expected = their_text_logits(theirs, writer, images, *text)
+    _, cache = ours.qformer.forward_queries(ours.encode_image(images).image_kv)
+    logits = ours.itg_head(ours.qformer.forward_causal(*text, cache), ours.qformer.word_embeddings.weight)
+    real = text.mask.bool()
+    assert_close(logits[real], expected[real])
+
+    other = their_text_logits(theirs, writer, images.flip(0), *text)
+    assert (other - expected)[real].abs().max() > 1e-2, 'the reference does not look at the image'
+    later = text.input_ids.clone()
+    later[:, 3] = 7
+    changed = (their_text_logits(theirs, writer, images, later, text.mask) - expected).abs().amax(-1)
+    assert changed[:, :3].max() == 0 and changed[:, 3:][real[:, 3:]].min() > 1e-3, 'the reference is not causal'
+
+
+@torch.no_grad()
+def test_itg_loss_is_the_hand_calculation_from_dec_to_sep(retrieval, writer):
+    """[DEC] is read at position 0 and never predicted; each place predicts the next token; [SEP] is the last."""
+    (ours, theirs), images = retrieval, draw_images()
+    tokenizer, text = ours.tokenizer, ours.tokenize(TEXTS)
+    total, count = 0., 0
+    for image, sentence in zip(images, TEXTS):  # alone, so without any padding
+        words = tokenizer.tokenizer(sentence, add_special_tokens=False).input_ids
+        read = torch.tensor([[tokenizer.dec_id] + words])
+        predicted = words + [tokenizer.sep_id]
+        log_p = their_text_logits(theirs, writer, image[None], read, torch.ones_like(read))[0].log_softmax(-1)
+        smooth = ours.label_smoothing
+        for place, token in enumerate(predicted):
+            total -= (1 - smooth) * log_p[place, token] + smooth * log_p[place].mean()
+        count += len(predicted)
+    _, cache = ours.qformer.forward_queries(ours.encode_image(images).image_kv)
+    assert ours.label_smoothing == 0.1 and tokenizer.dec_id == len(tokenizer) - 1
+    assert text.input_ids[:, 0].unique().tolist() == [tokenizer.tokenizer.cls_token_id]
+    torch.testing.assert_close(ours._loss_itg(text, cache), total / count, atol=1e-5, rtol=0)
+
+
 # ----------------------------------------------------------------------------------------- generation
 
 class Pair:
