@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.language import Seq2SeqLM
 
 TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
@@ -127,3 +127,19 @@ def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
     with pytest.raises(ConfigError, match="model_type='opt' does not fit Seq2SeqLM, it is decoder-only: set "
                                           "type='CausalLM'"):
         Seq2SeqLM(config=dict(model_type='opt'), tokenizer=folder)
+
+
+def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silence(folder, prefix, tmp_path):
+    """Flan-T5's output layer is not its embedding; transformers 5 ties the two in every new T5."""
+    lm = build(folder)
+    lm.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(lm.model.shared.weight))
+    lm.model.save_pretrained(tmp_path / 'flan')
+    loaded = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder).eval()
+    torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
+
+    torch.save({f'language_model.{key}': value for key, value in lm.state_dict().items()}, tmp_path / 'flan.pth')
+    with pytest.raises(CheckpointError, match=r'two tensors in the file are one in the model \(model.shared.weight and '
+                                              r'model.*lm_head.weight\).* build the part from the folder'):
+        Seq2SeqLM(config=T5, tokenizer=folder, weights=str(tmp_path / 'flan.pth'))
+    again = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder, weights=str(tmp_path / 'flan.pth')).eval()
+    torch.testing.assert_close(again.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
