@@ -260,7 +260,15 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     matched = [key for key in state if key in expected]
     shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
               for key in matched if state[key].shape != expected[key].shape]
+    tied, torn = {}, []
+    for key in matched:
+        first = tied.setdefault(_address(expected[key]), key)
+        if first != key and not torch.equal(state[first], state[key]):
+            torn.append(f'{first} and {key}')
     problems = []
+    if torn:
+        problems.append(f'two tensors in the file are one in the model ({_some(torn, 3)}), so one would be lost: build '
+                        'the part from the folder that it was made from, so that it keeps them apart')
     if shapes:
         problems.append(f'{len(shapes)} of other shape ({_some(shapes, 3)})')
     if missing and not missing_ok:

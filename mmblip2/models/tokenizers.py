@@ -6,6 +6,8 @@ import torch
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
+from .hub import TOKENIZER_FILES, cannot_read
+
 
 class TextBatch(NamedTuple):
     """A padded batch of token ids: both int64 (B, T), the mask 1 at real tokens and 0 at padding on the right."""
@@ -33,8 +35,8 @@ class BertTokenizer:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise ConfigError(f'no tokenizer could be read from {path!r}: {error}. '
-                              'Give the folder of a BERT tokenizer (vocab.txt or tokenizer.json)') from error
+            raise ConfigError(f'no BERT tokenizer could be read from {path!r}: {cannot_read(path, TOKENIZER_FILES)} '
+                              f'({str(error).strip().splitlines()[0]})') from error
         for name in ('cls', 'sep', 'pad'):
             if getattr(tokenizer, f'{name}_token_id') is None:
                 raise ConfigError(f'the tokenizer in {path!r} has no {name}_token: a BERT tokenizer is needed')

@@ -83,15 +83,47 @@ class CaptionPrompt:
 
     Args:
         prompt (str): The same for all images; '' for none.
+        qformer_text (str, optional): Text that the Q-Former reads beside its queries; for InstructBLIP the prompt.
     """
 
-    def __init__(self, prompt='a photo of'):
+    def __init__(self, prompt='a photo of', qformer_text=None):
         self.prompt = prompt
+        self.qformer_text = qformer_text
 
     def __call__(self, results):
         results['prompt'] = self.prompt
+        if self.qformer_text is not None:
+            results['qformer_text'] = self.qformer_text
         if 'caption' in results:
             results['target'] = results['caption']
+        return results
+
+
+@TRANSFORMS.register_module()
+class PrefixSplit:
+    """Prefix language modeling as data (BLIP-2, section 3.3), for stage 2 with an encoder-decoder.
+
+    The first words of the caption become ``prompt``, which the encoder reads, the others ``target``. The number of
+    first words is drawn uniformly from 1 to half of the words (rounded down) with ``results['rng']``, so it depends
+    on nothing but the seed and the position of the draw. A caption of one word has no prompt. LAVIS never published
+    its split; its authors describe this one.
+
+    Raises:
+        ConfigError: There are no random numbers, as in pipelines for single images.
+        DataError: There is no caption.
+    """
+
+    def __call__(self, results):
+        if 'rng' not in results:
+            raise ConfigError("PrefixSplit needs random numbers in results['rng'], which the data sets put there: use "
+                              'CaptionPrompt in pipelines for single images')
+        if 'caption' not in results:
+            raise DataError(f'PrefixSplit needs a training caption, the sample has only {sorted(results)}: use '
+                            'CaptionPrompt for evaluation')
+        words = results['caption'].split()
+        middle = len(words) // 2
+        split = int(results['rng'].integers(1, middle + 1)) if middle else 0
+        results['prompt'], results['target'] = ' '.join(words[:split]), ' '.join(words[split:])
         return results
 
 

@@ -4,7 +4,7 @@ Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input e
 """
 import contextlib
 import difflib
-import os
+import re
 from abc import abstractmethod
 
 import torch
@@ -12,7 +12,10 @@ from torch import nn
 
 from mmblip2.errors import ConfigError
 
+from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
+
 _DTYPES = ('float32', 'bfloat16', 'float16')
+_ADAPTERS = {'AutoModelForCausalLM': 'CausalLM', 'AutoModelForSeq2SeqLM': 'Seq2SeqLM'}
 
 
 class LanguageModel(nn.Module):
@@ -41,8 +44,10 @@ class LanguageModel(nn.Module):
         tokenizer: The transformers tokenizer.
 
     Raises:
-        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting, no tokenizer, or a
-            tokenizer with more ids than the model has embeddings.
+        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting, a model of the other
+            family (encoder-decoder or decoder-only), weights that do not fill the model or of which layers are
+            left over, no tokenizer, or a tokenizer with more ids than the model has embeddings.
+        CheckpointError: ``weights`` do not fit.
     """
 
     def __init__(self, auto_class, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
@@ -191,32 +196,67 @@ def _load_tokenizer(folder):
     try:
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ConfigError(f'no tokenizer could be loaded from {folder}: expected a folder with '
-                          f'tokenizer.json ({_first_line(error)})') from error
+        raise ConfigError(f'no tokenizer could be loaded from {folder}: {cannot_read(folder, TOKENIZER_FILES)} '
+                          f'({_first_line(error)})') from error
 
 
 def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
-    if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, 'config.json')):
-        raise ConfigError(f'{folder} holds no config.json: expected the folder of a Hugging Face model')
     try:
         config, unknown = transformers.AutoConfig.from_pretrained(
             folder, return_unused_kwargs=True, **plain(overrides or {}))
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
+        _check_family(auto_class, config, f'the language model {folder}')
         with _no_progress_bar():
+            # Tensors of another shape are refused below, with their names.
             model, info = getattr(transformers, auto_class).from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                output_loading_info=True)
+                ignore_mismatched_sizes=True, output_loading_info=True)
     except (OSError, ValueError) as error:
-        raise ConfigError(f'the language model {folder} could not be loaded: expected the folder of a '
-                          f'Hugging Face model ({_first_line(error)})') from error
-    if info['missing_keys']:
-        raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of '
-                          f'{type(model).__name__}, first {sorted(info["missing_keys"])[0]}: they would be '
-                          'random')
+        raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
+                          f'({_first_line(error)})') from error
+    _check_loaded(model, info, folder)
     return model
+
+
+def _check_loaded(model, info, folder):
+    """Refuse a model of which the folder filled only a part, or not all of the folder."""
+    name = type(model).__name__
+    if info['mismatched_keys']:
+        key, in_file, in_model = sorted(info['mismatched_keys'])[0]
+        raise ConfigError(f'the language model {folder} has {len(info["mismatched_keys"])} tensors of another shape '
+                          f'than {name}, first {key}: {tuple(in_file)} in the file, {tuple(in_model)} in the model. '
+                          'Take the sizes out of config, or set them to those of the folder')
+    if info['missing_keys']:
+        raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of {name}, first '
+                          f'{sorted(info["missing_keys"])[0]}: they would be random. Is the number of layers in '
+                          'config larger than that of the folder?')
+    names = {module for module, _ in model.named_modules()}
+    layers = {match.group(1) for match in map(re.compile(r'(.*?\.\d+)\.').match, info['unexpected_keys']) if match}
+    left = sorted(layer for layer in layers if layer not in names)
+    if left:
+        raise ConfigError(f'the language model {folder} has {len(left)} layers more than {name}, first {left[0]}: '
+                          'they would be left out. Take the number of layers out of config, or set it to that of '
+                          'the folder')
+
+
+def _check_family(auto_class, config, what):
+    """Refuse a model that the adapter's loss and search do not fit."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    model_type, adapter = config.model_type, _ADAPTERS[auto_class]
+    if getattr(config, 'is_encoder_decoder', False):
+        family, right = 'an encoder-decoder', 'Seq2SeqLM'
+    elif model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, 'is_decoder', True):
+        family, right = 'an encoder, which cannot write text', None
+    else:
+        family, right = 'decoder-only', 'CausalLM'
+    if right != adapter:
+        advice = (f"set type='{right}'" if right else
+                  "expected a decoder-only model such as 'opt' or 'llama' for CausalLM, or an encoder-decoder such as "
+                  "'t5' for Seq2SeqLM")
+        raise ConfigError(f'{what}: model_type={model_type!r} does not fit {adapter}, it is {family}: {advice}')
 
 
 @contextlib.contextmanager
@@ -241,7 +281,7 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
         raise ConfigError(f'config of the language model: model_type={model_type!r} is not known to '
                           "transformers, expected 'opt', 'llama', 't5' ...") from error
     for key in settings:
-        if not hasattr(defaults, key):
+        if not hasattr(defaults, key) and key != 'decoder_start_token_id':  # has no default, but is one of T5's
             near = difflib.get_close_matches(key, vars(defaults), n=1)
             raise ConfigError(f'config of the language model: {model_type!r} has no setting {key!r}'
                               + (f'; did you mean {near[0]!r}?' if near else ''))
@@ -250,6 +290,7 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
         if getattr(tokenizer, name) is not None:
             settings.setdefault(name, getattr(tokenizer, name))
     config = transformers.AutoConfig.for_model(model_type, **settings)
+    _check_family(auto_class, config, 'config of the language model')
     try:
         return getattr(transformers, auto_class).from_config(config, dtype=getattr(torch, dtype),
                                                            attn_implementation=attention)

@@ -32,13 +32,15 @@ class CausalLM(LanguageModel):
         add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
 
     Raises:
-        ConfigError: The ending is not one token, or prefix and text exceed the model's positions.
+        ConfigError: The ending is not one token; ``max_text_len``, or later prefix and text together, exceed the
+            model's positions.
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
                  max_text_len=32, ending=None, add_special_tokens=True, attention=None):
         super().__init__('AutoModelForCausalLM', model, config, weights, tokenizer, dtype, max_text_len,
                          attention)
+        self._check_length(max_text_len, 'max_text_len alone makes')
         self.add_special_tokens = add_special_tokens
         if ending is None:
             ending = '\n' if self.model.config.model_type == 'opt' else self.tokenizer.eos_token
@@ -102,10 +104,10 @@ class CausalLM(LanguageModel):
     def _tokenize(self, text):
         return self.tokenizer(text, add_special_tokens=self.add_special_tokens).input_ids
 
-    def _check_length(self, length):
+    def _check_length(self, length, what='prefix, text and new tokens make'):
         limit = getattr(self.model.config, 'max_position_embeddings', None)
         if limit is not None and length > limit:
-            raise ConfigError(f'prefix, text and new tokens make {length} tokens, but the language model has '
+            raise ConfigError(f'{what} {length} tokens, but the language model has '
                               f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
                               'a larger max_position_embeddings')
 

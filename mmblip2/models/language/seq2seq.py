@@ -22,7 +22,8 @@ class Seq2SeqLM(LanguageModel):
             runs Flan-T5 with ``config=dict(dense_act_fn='gelu')``.
 
     Raises:
-        ConfigError: ``dtype='float16'`` (T5 overflows in it), or the tokenizer has no end-of-sequence token.
+        ConfigError: ``dtype='float16'``, or later a run under float16 autocast (T5 overflows in it), or the
+            tokenizer has no end-of-sequence token.
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
@@ -64,6 +65,8 @@ class Seq2SeqLM(LanguageModel):
     def _encoder_input(self, prefix, prompts, max_len):
         """Embeddings (B, Q + T, H) and mask (B, Q + T) bool of prefix and prompts."""
         device = self.model.get_input_embeddings().weight.device
+        if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
+            raise ConfigError("the autocast dtype is 'float16', in which T5 overflows: use 'bfloat16' or 'float32'")
         ids, mask = pad_ids([self._tokenize(prompt, max_len) for prompt in prompts], device)
         embeds = self.embed(ids)  # (B, T, H)
         if prefix is not None:

@@ -3,11 +3,12 @@ import copy
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mmblip2.errors import ConfigError
-from mmblip2.models.language import CausalLM
+from mmblip2.errors import CheckpointError, ConfigError
+from mmblip2.models.language import CausalLM, Seq2SeqLM
 
 TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
          'two\n']
@@ -15,6 +16,10 @@ OPT = dict(model_type='opt', hidden_size=32, word_embed_proj_dim=32, num_hidden_
            num_attention_heads=4, ffn_dim=64, max_position_embeddings=64, init_std=0.2)
 LLAMA = dict(model_type='llama', hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, intermediate_size=64, max_position_embeddings=64, initializer_range=0.2)
+QWEN2 = dict(model_type='qwen2', hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             intermediate_size=64, max_position_embeddings=64, initializer_range=0.2)
+GPT2 = dict(model_type='gpt2', n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
+FAMILIES = ['opt', 'llama', 'qwen2', 'gpt2']
 PROMPTS = ['a photo of', '', 'Question: what colour is it? Answer:']
 TARGETS = ['a red circle', 'two', 'green']
 
@@ -51,6 +56,16 @@ def llama(folder):
 
 
 @pytest.fixture(scope='module')
+def qwen2(folder):
+    return build(folder, QWEN2, add_special_tokens=False)
+
+
+@pytest.fixture(scope='module')
+def gpt2(folder):
+    return build(folder, GPT2, add_special_tokens=False)
+
+
+@pytest.fixture(scope='module')
 def prefix():
     return torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1))
 
@@ -80,7 +95,9 @@ def test_with_an_empty_prompt_the_bos_is_predicted_from_the_last_prefix_token(op
     torch.testing.assert_close(loss.double(), next_token_loss(opt, prefix[:1], ids, 0), atol=1e-4, rtol=1e-5)
 
 
-def test_without_special_tokens_llama_ends_with_its_own_token(llama, prefix):
+@pytest.mark.parametrize('name', FAMILIES[1:])
+def test_without_special_tokens_the_ending_is_the_models_own_token(name, prefix, request):
+    llama = request.getfixturevalue(name)
     ids = llama.tokenizer('two', add_special_tokens=False).input_ids + [2]
     loss, count = llama.loss(prefix[:1], [''], ['two'])
     assert count.item() == len(ids)
@@ -88,7 +105,7 @@ def test_without_special_tokens_llama_ends_with_its_own_token(llama, prefix):
     torch.testing.assert_close(loss.double(), expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['opt', 'llama'])
+@pytest.mark.parametrize('name', FAMILIES)
 def test_loss_of_a_batch_is_the_sum_of_its_rows(name, prefix, request):
     lm = request.getfixturevalue(name)
     loss, count = lm.loss(prefix, PROMPTS, TARGETS)
@@ -132,7 +149,7 @@ def test_gradient_flows_through_the_frozen_model_to_every_prefix_token(folder, p
     assert all(p.grad is None for p in lm.parameters())
 
 
-@pytest.mark.parametrize('name', ['opt', 'llama'])
+@pytest.mark.parametrize('name', FAMILIES)
 @pytest.mark.parametrize('beams', [1, 3])
 def test_generation_of_a_batch_equals_single_runs(name, beams, prefix, request):
     lm = request.getfixturevalue(name)
@@ -143,16 +160,35 @@ def test_generation_of_a_batch_equals_single_runs(name, beams, prefix, request):
     assert len(set(together)) == 3
 
 
-def test_greedy_generation_equals_a_loop_over_full_forward_passes(opt, prefix):
-    ids = opt.tokenizer('a photo of').input_ids
+@pytest.mark.parametrize('name', FAMILIES)
+def test_greedy_generation_equals_a_loop_over_full_forward_passes(name, prefix, request):
+    lm = request.getfixturevalue(name)
+    ids = lm._tokenize('a photo of')
     n_prompt = len(ids)
     for _ in range(6):
-        embeds = torch.cat([prefix[:1], opt.embed(torch.tensor([ids]))], dim=1)
-        ids.append(opt.model(inputs_embeds=embeds).logits[0, -1].argmax().item())
-        if ids[-1] == opt.end_id:
+        embeds = torch.cat([prefix[:1], lm.embed(torch.tensor([ids]))], dim=1)
+        ids.append(lm.model(inputs_embeds=embeds).logits[0, -1].argmax().item())
+        if ids[-1] == lm.end_id:
             break
-    expected = opt.tokenizer.decode(ids[n_prompt:], skip_special_tokens=True).strip()
-    assert opt.generate(prefix[:1], ['a photo of'], max_new_tokens=6) == [expected]
+    expected = lm.tokenizer.decode(ids[n_prompt:], skip_special_tokens=True).strip()
+    assert lm.generate(prefix[:1], ['a photo of'], max_new_tokens=6) == [expected]
+
+
+@pytest.mark.parametrize('config', [
+    dict(model_type='mistral', num_key_value_heads=2), dict(model_type='gemma', num_key_value_heads=2, head_dim=8),
+    dict(model_type='gpt_neox'), dict(model_type='bloom')], ids=lambda config: config['model_type'])
+def test_other_families_do_the_same_in_a_batch_and_alone(folder, prefix, config):
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+    if config['model_type'] != 'bloom':
+        sizes.update(intermediate_size=64, max_position_embeddings=64)
+    lm = build(folder, {**sizes, 'initializer_range': 0.2, **config}, add_special_tokens=False)
+    rows = [(prefix[i:i + 1], PROMPTS[i:i + 1], TARGETS[i:i + 1]) for i in range(3)]
+    loss, _ = lm.loss(prefix, PROMPTS, TARGETS)
+    torch.testing.assert_close(loss, sum(lm.loss(*row)[0] for row in rows), atol=1e-3, rtol=1e-5)
+    for beams in (1, 3):
+        together = lm.generate(prefix, PROMPTS, max_new_tokens=8, num_beams=beams)
+        assert together == [lm.generate(*row[:2], max_new_tokens=8, num_beams=beams)[0] for row in rows]
+        assert len(set(together)) > 1
 
 
 def test_generation_depends_on_the_prefix(opt, prefix):
@@ -226,6 +262,48 @@ def test_a_prefix_has_the_width_of_the_embeddings_not_of_the_layers(folder, pref
     assert torch.isfinite(loss)
 
 
+def test_a_folder_with_more_layers_than_the_model_is_an_error(folder, opt, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r'has 1 layers more than OPTForCausalLM, first model.decoder.layers.1: they '
+                                          'would be left out. Take the number of layers out of config'):
+        CausalLM(model=str(tmp_path), config=dict(num_hidden_layers=1), tokenizer=folder)
+
+
+def test_a_checkpoint_with_another_number_of_layers_is_an_error(folder, opt, tmp_path):
+    path = str(tmp_path / 'iter_1.pth')
+    torch.save({f'language_model.{key}': value for key, value in opt.state_dict().items()}, path)
+    for layers, message in ((3, r'16 missing in the file \(model.model.decoder.layers.2'),
+                            (1, r'16 unknown to the model \(model.model.decoder.layers.1')):
+        with pytest.raises(CheckpointError, match=message):
+            CausalLM(config=dict(OPT, num_hidden_layers=layers), tokenizer=folder, weights=path)
+
+
+def test_a_folder_with_other_widths_names_a_tensor_and_both_shapes(folder, opt, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r'has 6 tensors of another shape than OPTForCausalLM, first '
+                                          r'model.decoder.layers.0.fc1.bias: \(64,\) in the file, \(48,\) in the '
+                                          'model. Take the sizes out of config'):
+        CausalLM(model=str(tmp_path), config=dict(ffn_dim=48), tokenizer=folder)
+
+
+def test_a_folder_of_the_other_family_names_the_right_adapter(folder, opt, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="model_type='opt' does not fit Seq2SeqLM, it is decoder-only: set "
+                                          "type='CausalLM'"):
+        Seq2SeqLM(model=str(tmp_path), tokenizer=folder)
+    t5 = transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=400)
+    transformers.T5ForConditionalGeneration(t5).save_pretrained(tmp_path / 't5')
+    with pytest.raises(ConfigError, match="t5: model_type='t5' does not fit CausalLM, it is an encoder-decoder: set "
+                                          "type='Seq2SeqLM'"):
+        CausalLM(model=str(tmp_path / 't5'), tokenizer=folder)
+
+
+def test_a_folder_without_a_model_says_what_it_holds(folder):
+    with pytest.raises(ConfigError, match=r'expected config.json and model.safetensors .* in that folder, which holds '
+                                          'tokenizer.json, tokenizer_config.json'):
+        CausalLM(model=folder)
+
+
 @pytest.mark.parametrize('change, message', [
     (dict(config=None), 'has neither `model` nor `config`'),
     (dict(tokenizer=None), 'has no tokenizer: set tokenizer=<folder>'),
@@ -233,10 +311,19 @@ def test_a_prefix_has_the_width_of_the_embeddings_not_of_the_layers(folder, pref
     (dict(config=dict(OPT, vocab_size=100)), r'has \d+ ids, but the language model embeds only 100'),
     (dict(config=dict(OPT, hiden_size=3)), "'opt' has no setting 'hiden_size'; did you mean 'hidden_size'"),
     (dict(config=dict(OPT, model_type='optt')), "model_type='optt' is not known to transformers"),
-    (dict(config=dict(model_type='t5')), "model_type='t5' does not fit AutoModelForCausalLM"),
+    (dict(config=dict(model_type='t5')),
+     "model_type='t5' does not fit CausalLM, it is an encoder-decoder: set type='Seq2SeqLM'"),
+    (dict(config=dict(model_type='bert')), "model_type='bert' does not fit CausalLM, it is an encoder.*'opt'"),
+    (dict(config=dict(model_type='vit')), "model_type='vit' does not fit AutoModelForCausalLM"),
+    (dict(max_text_len=65), 'max_text_len alone makes 65 tokens, but the language model has 64 positions'),
     (dict(ending='two photos'), r"ending='two photos' of the language model is \d+ tokens, expected one"),
-    (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder'),
-    (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded'),
+    (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder: there is no such folder'),
+    (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded: there is no'),
+    (dict(model='facebook/opt-2.7b', config=None),
+     'could not be loaded: .* get config.json and model.safetensors .* of facebook/opt-2.7b on a machine with network, '
+     'put them into one folder, and give that folder .* copy the whole of .*models--facebook--opt-2.7b from there'),
+    (dict(tokenizer='facebook/opt-2.7b'),
+     'no tokenizer .* from facebook/opt-2.7b: .* get tokenizer.json and tokenizer_config.json of facebook/opt-2.7b'),
 ])
 def test_bad_arguments_are_refused(folder, change, message):
     with pytest.raises(ConfigError, match=message):
@@ -246,3 +333,5 @@ def test_bad_arguments_are_refused(folder, change, message):
 def test_too_many_positions_are_refused_before_an_index_error(opt):
     with pytest.raises(ConfigError, match='make 76 tokens, but the language model has 64 positions'):
         opt.generate(torch.zeros(1, 35, 32), [''], max_new_tokens=40)
+    with pytest.raises(ConfigError, match=r'make 65 tokens, but the language model has 64 positions: lower max_text_l'):
+        opt.loss(torch.zeros(1, 62, 32), [''], ['two'])

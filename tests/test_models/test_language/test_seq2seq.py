@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.language import Seq2SeqLM
 
 TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
@@ -101,3 +101,45 @@ def test_the_loss_depends_on_the_prefix(lm, prefix):
 def test_float16_is_refused(folder):
     with pytest.raises(ConfigError, match="'float16', in which T5 overflows: use 'bfloat16' or 'float32'"):
         build(folder, dtype='float16')
+
+
+def test_float16_autocast_is_refused(lm, prefix):
+    with torch.autocast('cpu', torch.float16):
+        for call in (lambda: lm.loss(prefix, PROMPTS, TARGETS), lambda: lm.generate(prefix, PROMPTS)):
+            with pytest.raises(ConfigError, match="autocast dtype is 'float16', in which T5 overflows: use 'bfloat16'"):
+                call()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.isfinite(lm.loss(prefix, PROMPTS, TARGETS)[0])
+
+
+@pytest.mark.parametrize('settings, activation', [
+    (dict(feed_forward_proj='relu'), 'ReLU'), (dict(feed_forward_proj='gated-gelu'), 'NewGELUActivation'),
+    (dict(feed_forward_proj='gated-gelu', dense_act_fn='gelu'), 'GELUActivation')])
+def test_the_activation_comes_from_the_config(folder, settings, activation):
+    """T5, Flan-T5, and Flan-T5 as LAVIS runs it."""
+    lm = Seq2SeqLM(config=dict(T5, **settings), tokenizer=folder)
+    feed_forward = lm.model.encoder.block[0].layer[1].DenseReluDense
+    assert type(feed_forward.act).__name__ == activation
+    assert hasattr(feed_forward, 'wi_1') == settings['feed_forward_proj'].startswith('gated')
+
+
+def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
+    with pytest.raises(ConfigError, match="model_type='opt' does not fit Seq2SeqLM, it is decoder-only: set "
+                                          "type='CausalLM'"):
+        Seq2SeqLM(config=dict(model_type='opt'), tokenizer=folder)
+
+
+def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silence(folder, prefix, tmp_path):
+    """Flan-T5's output layer is not its embedding; transformers 5 ties the two in every new T5."""
+    lm = build(folder)
+    lm.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(lm.model.shared.weight))
+    lm.model.save_pretrained(tmp_path / 'flan')
+    loaded = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder).eval()
+    torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
+
+    torch.save({f'language_model.{key}': value for key, value in lm.state_dict().items()}, tmp_path / 'flan.pth')
+    with pytest.raises(CheckpointError, match=r'two tensors in the file are one in the model \(model.shared.weight and '
+                                              r'model.*lm_head.weight\).* build the part from the folder'):
+        Seq2SeqLM(config=T5, tokenizer=folder, weights=str(tmp_path / 'flan.pth'))
+    again = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder, weights=str(tmp_path / 'flan.pth')).eval()
+    torch.testing.assert_close(again.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
