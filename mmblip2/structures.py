@@ -18,9 +18,9 @@ FIELDS = {
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
     'text': Field('str', 'data set (training caption)', 'Blip2Representation'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
-    'prompt': Field('str', 'CaptionPrompt, VQAPrompt, TextCorpus', 'language adapter; "" means none'),
-    'target': Field('str', 'CaptionPrompt, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
-    'qformer_text': Field('str', 'VQAPrompt', 'Q-Former: text read beside the queries'),
+    'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter; "" means none'),
+    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
+    'qformer_text': Field('str', 'CaptionPrompt, VQAPrompt', 'Q-Former: text read beside the queries'),
     'gt_caption': Field('list[str]', 'caption data sets in test mode, uncleaned', 'caption metric'),
     'question': Field('str', 'COCOVQA', 'result pages'),
     'question_id': Field('int', 'COCOVQA', 'VQA metric and submission file'),
@@ -50,10 +50,10 @@ class DataSample(BaseDataElement):
     text          str                 data set, training caption     Blip2Representation
     texts         list[str]           COCORetrieval in test mode     retrieval loop
     prompt        str, '' for none    CaptionPrompt, VQAPrompt,      language adapter
-                                      TextCorpus
+                                      PrefixSplit, TextCorpus
     target        str                 CaptionPrompt, VQAPrompt,      language adapter, mode 'loss'
-                                      TextCorpus
-    qformer_text  str                 VQAPrompt                      Q-Former, beside the queries
+                                      PrefixSplit, TextCorpus
+    qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
     question      str                 COCOVQA                        result pages
     question_id   int                 COCOVQA                        VQA metric, submission file

@@ -111,6 +111,17 @@ def test_image_sizes_of_model_and_pipeline_must_agree():
             '(model.vision.image_size, train_dataloader.dataset.pipeline[1].scale)') in text
 
 
+def test_image_sizes_are_checked_in_every_concatenated_data_set():
+    cfg = config()
+    cfg.model.vision = dict(type='VisionTransformer', image_size=384)
+    data = dict(type='ToyData', pipeline=PIPELINE)
+    other = [*PIPELINE[:1], dict(type='Resize', scale=224), *PIPELINE[2:]]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[data, dict(data, pipeline=other)])
+    text = problems(cfg)
+    assert 'train_pipeline (224)' in text and 'train_dataloader.dataset.datasets[1].pipeline[1].scale' in text
+    assert 'datasets[0]' not in text
+
+
 def test_helper_variables_are_no_unknown_keys():
     cfg = config(image_size=64, data_root='data', train_pipeline=[], shapes='x', num_query=32)
     check.check_config(cfg)

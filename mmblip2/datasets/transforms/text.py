@@ -83,15 +83,38 @@ class CaptionPrompt:
 
     Args:
         prompt (str): The same for all images; '' for none.
+        qformer_text (str, optional): Text that the Q-Former reads beside its queries (InstructBLIP: the prompt).
     """
 
-    def __init__(self, prompt='a photo of'):
+    def __init__(self, prompt='a photo of', qformer_text=None):
         self.prompt = prompt
+        self.qformer_text = qformer_text
 
     def __call__(self, results):
         results['prompt'] = self.prompt
+        if self.qformer_text is not None:
+            results['qformer_text'] = self.qformer_text
         if 'caption' in results:
             results['target'] = results['caption']
+        return results
+
+
+@TRANSFORMS.register_module()
+class PrefixSplit:
+    """Prefix language modelling as data: ``prompt`` is the first part of the caption, ``target`` the rest.
+
+    The paper (section 3.3) splits a text in two for encoder-decoder language models and does not say where; its
+    authors say: between position 1 and the middle, at random (LAVIS, issue 139). Positions are words here. A caption
+    of one word, and any without random numbers, is all target.
+    """
+
+    def __call__(self, results):
+        words = results['caption'].split()
+        split = 0
+        if len(words) > 1 and 'rng' in results:
+            split = int(results['rng'].integers(1, len(words) // 2 + 1))
+        results['prompt'] = ' '.join(words[:split])
+        results['target'] = ' '.join(words[split:])
         return results
 
 

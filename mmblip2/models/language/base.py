@@ -26,9 +26,9 @@ class LanguageModel(nn.Module):
         model (str, optional): Folder with a Hugging Face model (or a name on its hub).
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
-            ``model``: settings that replace those of the folder.
+            ``model``: settings that replace those of the folder, which must be of the same ``model_type``.
         weights (str, optional): An mmblip2 checkpoint whose ``language_model.`` tensors are loaded.
-        tokenizer (str, optional): Folder of the tokenizer; default: ``model``.
+        tokenizer (str or tokenizer, optional): Folder of the tokenizer, or a ready one; default: ``model``.
         dtype (str): Type of the weights: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
         max_text_len (int): Longest text of a training sample, in tokens.
         attention (str, optional): ``attn_implementation`` of transformers. Training under bfloat16 autocast on
@@ -56,7 +56,9 @@ class LanguageModel(nn.Module):
                               "Hugging Face model>, or config=dict(model_type='opt', ...) for random weights")
         if model is None and tokenizer is None:
             raise ConfigError('the language model has no tokenizer: set tokenizer=<folder>')
-        self.tokenizer = _load_tokenizer(tokenizer or model)
+        self.tokenizer = tokenizer or model
+        if isinstance(self.tokenizer, str):
+            self.tokenizer = _load_tokenizer(self.tokenizer)
         self.model = (_from_config(auto_class, config, self.tokenizer, dtype, attention) if model is None
                       else _from_folder(auto_class, model, config, dtype, attention))
         self.weights_source = model
@@ -199,9 +201,13 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
     if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, 'config.json')):
         raise ConfigError(f'{folder} holds no config.json: expected the folder of a Hugging Face model')
+    overrides = plain(overrides or {})
+    model_type = overrides.pop('model_type', None)
     try:
-        config, unknown = transformers.AutoConfig.from_pretrained(
-            folder, return_unused_kwargs=True, **plain(overrides or {}))
+        config, unknown = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **overrides)
+        if model_type not in (None, config.model_type):
+            raise ConfigError(f'the language model {folder} is of model_type {config.model_type!r}, its config says '
+                              f'{model_type!r}: give the folder and the config of one model')
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
@@ -212,6 +218,9 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: expected the folder of a '
                           f'Hugging Face model ({_first_line(error)})') from error
+    except RuntimeError as error:
+        raise ConfigError(f'the weights in {folder} are of another size than its config: leave config=dict(...) to what '
+                          f'the weights do not decide ({_first_line(error)})') from error
     if info['missing_keys']:
         raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of '
                           f'{type(model).__name__}, first {sorted(info["missing_keys"])[0]}: they would be '

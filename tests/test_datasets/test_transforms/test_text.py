@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmblip2.datasets.transforms import CaptionPrompt, CleanCaption, CleanQuestion, VQAPrompt
+from mmblip2.datasets.transforms import CaptionPrompt, CleanCaption, CleanQuestion, PrefixSplit, VQAPrompt
 from mmblip2.datasets.transforms.text import clean_caption, clean_question, is_empty
 from mmblip2.errors import ConfigError, DataError
 
@@ -51,6 +51,24 @@ def test_caption_prompt_makes_prompt_and_target():
     results = CaptionPrompt()({'caption': 'a dog'})
     assert results == {'caption': 'a dog', 'prompt': 'a photo of', 'target': 'a dog'}
     assert CaptionPrompt(prompt='')({}) == {'prompt': ''}
+    assert CaptionPrompt('say it', qformer_text='say it')({})['qformer_text'] == 'say it'
+
+
+def test_prefix_split_cuts_between_the_first_word_and_the_middle():
+    rng = np.random.default_rng(0)
+    caption = 'one two three four five six seven'
+    prompts = set()
+    for _ in range(100):
+        results = PrefixSplit()({'caption': caption, 'rng': rng})
+        assert f'{results["prompt"]} {results["target"]}' == caption
+        prompts.add(results['prompt'])
+    assert prompts == {'one', 'one two', 'one two three'}
+
+
+@pytest.mark.parametrize('sample', [{'caption': 'two dogs'}, {'caption': 'dog', 'rng': np.random.default_rng(0)}])
+def test_prefix_split_leaves_all_in_the_target_where_nothing_can_be_split(sample):
+    results = PrefixSplit()(dict(sample))
+    assert results['prompt'] == '' and results['target'] == sample['caption']
 
 
 def test_vqa_prompt_without_random_numbers_takes_the_most_frequent_answer():
