@@ -1,7 +1,7 @@
 # BLIP-2 stage 2 with ViT-g and Flan-T5-XL: the second part of a caption from the image and its first part,
 # vision encoder and language model frozen. Trained parameters: 106.74 M (paper: 107 M).
-#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xl_stage2.py 8   (on each of two machines, NNODES=2 NODE_RANK=0|1)
-#   python tools/train.py configs/blip2/blip2-flan-t5xl_stage2.py        (one GPU: lower the batch size, --auto-scale-lr)
+#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xl_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-flan-t5xl_stage2.py
 # Hardware of the paper: 16 A100 40G.
 # Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 63.1 on val and 63.0 on test-dev, OK-VQA 40.7,
 # GQA 44.2 (accuracy in percent; prompt "Question: {} Short answer:", 5 beams, length penalty -1).

@@ -1,7 +1,7 @@
 # BLIP-2 stage 2 with ViT-g and Flan-T5-XXL: the second part of a caption from the image and its first part,
 # vision encoder and language model frozen. Trained parameters: 108.31 M (paper: 108 M).
-#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xxl_stage2.py 8   (on each of two machines, NNODES=2 NODE_RANK=0|1)
-#   python tools/train.py configs/blip2/blip2-flan-t5xxl_stage2.py        (one GPU: lower the batch size, --auto-scale-lr)
+#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xxl_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-flan-t5xxl_stage2.py
 # Hardware of the paper: 16 A100 40G, less than 3 days.
 # Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 65.2 on val and 65.0 on test-dev, OK-VQA 45.9,
 # GQA 44.7 (accuracy in percent; prompt "Question: {} Short answer:", 5 beams, length penalty -1).

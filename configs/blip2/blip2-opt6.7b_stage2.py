@@ -1,7 +1,7 @@
 # BLIP-2 stage 2 with ViT-g and OPT-6.7B: captions from images,
 # vision encoder and language model frozen. Trained parameters: 108.31 M (paper: 108 M).
-#   bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_stage2.py 8   (on each of two machines, NNODES=2 NODE_RANK=0|1)
-#   python tools/train.py configs/blip2/blip2-opt6.7b_stage2.py        (one GPU: lower the batch size, --auto-scale-lr)
+#   bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-opt6.7b_stage2.py
 # Hardware of the paper: 16 A100 40G.
 # Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 54.3 on val and 52.6 on test-dev, OK-VQA 36.4,
 # GQA 36.4 (accuracy in percent; prompt "Question: {} Answer:", 5 beams, length penalty -1).

@@ -1,6 +1,6 @@
 # BLIP-2 stage 1 with ViT-L: ITC + ITM + ITG, the vision encoder frozen. Trained parameters: 183.17 M.
-#   bash tools/dist_train.sh configs/blip2/blip2_vit-l_stage1.py 8      (on each of two machines, NNODES=2 NODE_RANK=0|1)
-#   python tools/train.py configs/blip2/blip2_vit-l_stage1.py           (one GPU: lower the batch size, --auto-scale-lr)
+#   bash tools/dist_train.sh configs/blip2/blip2_vit-l_stage1.py 8
+#   python tools/train.py configs/blip2/blip2_vit-l_stage1.py
 #   python tools/test.py configs/blip2/blip2_vit-l_stage1.py work_dirs/blip2_vit-l_stage1
 # Hardware of the paper: 16 A100 40G. Expected: the paper has no metric of stage 1 alone; retrieval is
 # reported after fine-tuning on COCO (table 5), see blip2_vit-l_16xb14_retrieval-coco.py.
