@@ -329,8 +329,8 @@ class _Checker:
         self.resolve(constructor, f'{path}.constructor', root.OPTIM_WRAPPER_CONSTRUCTORS)
         if constructor == 'TrainableOptimWrapperConstructor':
             paramwise = wrapper.get('paramwise_cfg') or {}
-            for key in set(paramwise) - {'custom_keys'}:
-                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys',)))
+            for key in set(paramwise) - {'custom_keys', 'layer_decay'}:
+                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys', 'layer_decay')))
             for name, options in (paramwise.get('custom_keys') or {}).items():
                 for key in set(options) - {'lr_mult', 'decay_mult'}:
                     self.add(f'{path}.paramwise_cfg.custom_keys.{name}.{key}',
@@ -377,7 +377,7 @@ class _Checker:
         if best and self.cfg.get('val_cfg') is None:
             self.add('default_hooks.checkpoint.save_best', 'there is no validation: set it to None')
         for key in best if prefixes else ():
-            if key != 'auto' and key.split('/')[0] not in {prefix.split('/')[0] for prefix in prefixes}:
+            if key != 'auto' and not set(key.split('/')) & {prefix.split('/')[0] for prefix in prefixes}:
                 self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
                                                                f'start with {", ".join(sorted(prefixes))}')
 

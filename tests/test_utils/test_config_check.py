@@ -77,6 +77,7 @@ def test_good_config_passes_and_is_not_changed():
                                                    "'clip_grad'?"),
     ('+optim_wrapper.paramwise_cfg=dict(custom_key={})', "optim_wrapper.paramwise_cfg.custom_key: unknown "
                                                          "key; did you mean 'custom_keys'?"),
+    ('+optim_wrapper.paramwise_cfg=dict(layer_deacy=0.9)', "unknown key; did you mean 'layer_decay'?"),
     ('+optim_wrapper.paramwise_cfg=dict(custom_keys={"a": dict(lr_mul=1)})', "did you mean 'lr_mult'?"),
     ('param_scheduler.0.type=CosineAnealingLR', "param_scheduler[0].type: 'CosineAnealingLR' is not a known "
                                                 "parameter scheduler; did you mean 'CosineAnnealingLR'?"),
@@ -124,6 +125,12 @@ def test_image_sizes_are_checked_in_every_concatenated_data_set():
 
 def test_helper_variables_are_no_unknown_keys():
     cfg = config(image_size=64, data_root='data', train_pipeline=[], shapes='x', num_query=32)
+    check.check_config(cfg)
+
+
+def test_best_retrieval_is_saved_by_the_key_of_the_loop():
+    cfg = config(val_evaluator=dict(type='RetrievalRecall'))
+    cfg.default_hooks.checkpoint.save_best = 'i2t/retrieval/Recall@1'
     check.check_config(cfg)
 
 
