@@ -67,3 +67,20 @@ def test_model_builds_without_files(path, monkeypatch, real_parts, tmp_path):
         assert counts['parts'][part]['trainable'] == 0
     if 'load_from' in cfg and isinstance(cfg.load_from, str) and cfg.load_from.startswith('work_dirs/blip2'):
         assert any(path.stem == Path(cfg.load_from).name for path in CONFIGS), 'load_from is the work of a config'
+
+
+def test_the_lists_of_configs_are_whole():
+    """README and metafile of configs/blip2 name files that are there; the README names all of them."""
+    import re
+
+    import yaml
+    folder = ROOT / 'configs' / 'blip2'
+    linked = set(re.findall(r'\]\((\S+\.py)\)', (folder / 'README.md').read_text()))
+    assert linked == {path.name for path in folder.glob('*.py')}
+    metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
+    names = [model['Name'] for model in metafile['Models']]
+    assert len(set(names)) == len(names)
+    collections = {collection['Name'] for collection in metafile['Collections']}
+    for model in metafile['Models']:
+        assert (ROOT / model['Config']).is_file(), model['Config']
+        assert model['In Collection'] in collections and model['Results'][0]['Metrics']
