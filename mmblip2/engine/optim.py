@@ -56,8 +56,8 @@ class AutocastOptimWrapper(OptimWrapper):
 def vision_layer_scale(model, decay):
     """Learning-rate factor of every trainable parameter of the vision encoder.
 
-    Blocks are what has a number in its name (``vision.blocks.3.``, ``vision.module.encoder.layers.3.``); parameters that
-    are defined before the first of them belong to the embeddings, later ones to the output.
+    Blocks are what has a number in its name (``vision.blocks.3.``, ``vision.module.encoder.layers.3.``); parameters
+    that are defined before the first of them belong to the embeddings, later ones to the output.
 
     Args:
         model (nn.Module): With its encoder in ``model.vision``.
@@ -72,8 +72,8 @@ def vision_layer_scale(model, decay):
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad and
              name.startswith('vision.')]
     if not names:
-        raise ConfigError('optim_wrapper.paramwise_cfg.layer_decay is for the vision encoder, which this model does not '
-                          "train: take 'vision' out of model.frozen, or leave layer_decay out")
+        raise ConfigError('optim_wrapper.paramwise_cfg.layer_decay is for the vision encoder, which this model does '
+                          "not train: take 'vision' out of model.frozen, or leave layer_decay out")
     numbers = {name: int(found.group(1)) for name in names if (found := re.search(r'\.(\d+)\.', name))}
     if not numbers:
         raise ConfigError(f'optim_wrapper.paramwise_cfg.layer_decay: no numbered blocks in the vision encoder '
@@ -119,8 +119,8 @@ class TrainableOptimWrapperConstructor:
                               'TrainableOptimWrapper'
                               'Constructor knows custom_keys and layer_decay (biases and 1-D parameters never decay)')
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ConfigError(f'optim_wrapper.paramwise_cfg.layer_decay is {self.layer_decay}, expected a factor above 0 '
-                              'and up to 1 (the paper has 0.95 and 0.9)')
+            raise ConfigError(f'optim_wrapper.paramwise_cfg.layer_decay is {self.layer_decay}, expected a factor above '
+                              '0 and up to 1 (the paper has 0.95 and 0.9)')
         for key, value in self.custom_keys.items():
             unknown = set(value) - {'lr_mult', 'decay_mult'}
             if unknown:

@@ -177,9 +177,9 @@ def test_slurm_scripts_start_the_tools(tmp_path):
            'PYTHON': 'py'}
     script = '; '.join(f'bash "{ROOT}/tools/slurm_{name}.sh" part job "my config.py" "{target}" {rest}' for
                        name, target, rest in (('train', 'work dir', '--amp'), ('test', 'c.pth', '--out m.json')))
-    out = subprocess.run(['bash', '-c', script], env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+    result = subprocess.run(['bash', '-c', script], env=env, capture_output=True, text=True, check=True)
     srun = ['--partition=part', '--job-name=job', '--gres=gpu:4', '--ntasks=4', '--ntasks-per-node=4',
             '--cpus-per-task=5', '--kill-on-bad-exit=1', '--quotatype=auto', '--x', 'py', '-u']
-    assert out == [*srun, f'{ROOT}/tools/train.py', 'my config.py', '--work-dir', 'work dir', '--launcher', 'slurm',
-                   '--amp', *srun, f'{ROOT}/tools/test.py', 'my config.py', 'c.pth', '--launcher', 'slurm', '--out',
-                   'm.json']
+    assert result.stdout.splitlines() == [
+        *srun, f'{ROOT}/tools/train.py', 'my config.py', '--work-dir', 'work dir', '--launcher', 'slurm', '--amp',
+        *srun, f'{ROOT}/tools/test.py', 'my config.py', 'c.pth', '--launcher', 'slurm', '--out', 'm.json']

@@ -63,8 +63,8 @@ def plot_curve(args):
     matplotlib.use('Agg')
     from matplotlib import pyplot
     if args.legend and len(args.legend) != len(args.logs) * len(args.keys):
-        raise DataError(f'--legend has {len(args.legend)} names for {len(args.logs)} logs x {len(args.keys)} keys: give '
-                        'one for each curve, logs first')
+        raise DataError(f'--legend has {len(args.legend)} names for {len(args.logs)} logs x {len(args.keys)} keys: '
+                        'give one for each curve, logs first')
     names = iter(args.legend or [f'{Path(log).name} {key}' for log in args.logs for key in args.keys])
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for log in args.logs:

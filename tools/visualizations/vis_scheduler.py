@@ -1,7 +1,7 @@
 """Draw the learning rate of a config: python tools/visualizations/vis_scheduler.py CONFIG -s lr.png
 
-With layer decay or custom_keys the parameters have several learning rates: each is a curve, or, where they are more than
-eight, the highest and the lowest. Weights and data are not needed; a config that counts epochs needs --dataset-size.
+With layer decay or custom_keys the parameters have several learning rates: each is a curve, or, where they are more
+than eight, the highest and the lowest. Weights and data are not needed; a config that counts epochs needs --dataset-size.
 """
 import argparse
 import math
@@ -24,8 +24,8 @@ def training_length(cfg, dataset_size, ngpus):
     if 'max_epochs' not in cfg.train_cfg:
         return cfg.train_cfg.max_iters, epoch or cfg.train_cfg.max_iters
     if epoch is None:
-        raise ConfigError(f'{cfg.filename} trains for {cfg.train_cfg.max_epochs} epochs: give --dataset-size, the number '
-                          'of training samples, to say how long they are')
+        raise ConfigError(f'{cfg.filename} trains for {cfg.train_cfg.max_epochs} epochs: give --dataset-size, the '
+                          'number of training samples, to say how long they are')
     return cfg.train_cfg.max_epochs * epoch, epoch
 
 
@@ -100,8 +100,8 @@ def main(argv=None):
         names = rates[rate]
         label = f'{rate:.3g}: {names[0]}' + (f' and {len(names) - 1} more' if len(names) > 1 else '')
         axes.plot(range(1, max_iters + 1), row, label=label)
-        print(f'{label}: starts at {row[0]:.3g}, highest {max(row):.3g} at iteration {row.index(max(row)) + 1}, ends at '
-              f'{row[-1]:.3g} after {max_iters} iterations')
+        print(f'{label}: starts at {row[0]:.3g}, highest {max(row):.3g} at iteration {row.index(max(row)) + 1}, ends '
+              f'at {row[-1]:.3g} after {max_iters} iterations')
     axes.set_xlabel('iteration')
     axes.set_ylabel('learning rate')
     axes.set_title(args.title or Path(args.config).name)

@@ -219,8 +219,8 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
         raise ConfigError(f'the language model {folder} could not be loaded: expected the folder of a '
                           f'Hugging Face model ({_first_line(error)})') from error
     except RuntimeError as error:
-        raise ConfigError(f'the weights in {folder} are of another size than its config: leave config=dict(...) to what '
-                          f'the weights do not decide ({_first_line(error)})') from error
+        raise ConfigError(f'the weights in {folder} are of another size than its config: leave config=dict(...) to '
+                          f'what the weights do not decide ({_first_line(error)})') from error
     if info['missing_keys']:
         raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of '
                           f'{type(model).__name__}, first {sorted(info["missing_keys"])[0]}: they would be '
