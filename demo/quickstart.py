@@ -71,19 +71,19 @@ class Step(NamedTuple):
 
 # Steps of one tuple depend on none another and run side by side, with half of the cores each.
 WAVES = (
-    (Step('data', 'data', 'dataset_converters/make_shapes.py', (30, 4)),),
+    (Step('data', 'data', 'dataset_converters/make_shapes.py', (20, 4)),),
     (Step('tokenizers', 'tokenizers', 'dataset_converters/train_tokenizers.py', (5, 3), needs=('data',)),),
-    (Step('language_model', 'train', 'train.py', (85, 15), 'language_model', ('tokenizers',)),),
-    (Step('vision_encoder', 'train', 'train.py', (30, 12), 'vision_encoder', ('data',)),),
-    (Step('stage1', 'train', 'train.py', (195, 15), 'stage1', ('vision_encoder',)),),
-    (Step('stage2', 'train', 'train.py', (100, 15), 'stage2', ('language_model', 'stage1')),),
-    (Step('vqa', 'train', 'train.py', (140, 15), 'vqa', ('stage1', 'stage2')),),
-    (Step('test_retrieval', 'test', 'test.py', (30, 12), 'stage1', ('stage1',)),
-     Step('test_retrieval_shuffled', 'test', 'test.py', (30, 12), 'stage1', ('stage1',), True)),
-    (Step('test_caption', 'test', 'test.py', (30, 15), 'stage2', ('stage2',)),
-     Step('test_caption_shuffled', 'test', 'test.py', (30, 15), 'stage2', ('stage2',), True)),
-    (Step('test_vqa', 'test', 'test.py', (30, 12), 'vqa', ('vqa',)),
-     Step('test_vqa_shuffled', 'test', 'test.py', (30, 12), 'vqa', ('vqa',), True)),
+    (Step('language_model', 'train', 'train.py', (75, 15), 'language_model', ('tokenizers',)),),
+    (Step('vision_encoder', 'train', 'train.py', (23, 12), 'vision_encoder', ('data',)),),
+    (Step('stage1', 'train', 'train.py', (150, 15), 'stage1', ('vision_encoder',)),),
+    (Step('stage2', 'train', 'train.py', (66, 15), 'stage2', ('language_model', 'stage1')),),
+    (Step('vqa', 'train', 'train.py', (180, 15), 'vqa', ('stage1', 'stage2')),),
+    (Step('test_retrieval', 'test', 'test.py', (37, 12), 'stage1', ('stage1',)),
+     Step('test_retrieval_shuffled', 'test', 'test.py', (37, 12), 'stage1', ('stage1',), True)),
+    (Step('test_caption', 'test', 'test.py', (27, 15), 'stage2', ('stage2',)),
+     Step('test_caption_shuffled', 'test', 'test.py', (27, 15), 'stage2', ('stage2',), True)),
+    (Step('test_vqa', 'test', 'test.py', (16, 12), 'vqa', ('vqa',)),
+     Step('test_vqa_shuffled', 'test', 'test.py', (16, 12), 'vqa', ('vqa',), True)),
 )
 
 

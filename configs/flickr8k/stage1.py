@@ -24,7 +24,7 @@ train_dataloader = dict(
         type='COCORetrieval', data_root='data/flickr8k', ann_file='annotations/karpathy_train.json',
         pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'),
                   dict(type='PackInputs')]))
-train_cfg = dict(max_iters=400)
+train_cfg = dict(max_iters=500)
 optim_wrapper = dict(
     # what starts from BERT learns slower than what starts from nothing, and the temperature would run away
     paramwise_cfg=dict(custom_keys={

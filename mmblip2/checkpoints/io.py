@@ -275,6 +275,31 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     return LoadReport(str(path), matched=matched, new=missing, dropped=dropped)
 
 
+def _adapted(model, state):
+    """Let the parts of ``model`` turn what a file has for them into what they take, by their ``adapt_weights``.
+
+    Args:
+        model (nn.Module): Parts with ``adapt_weights(state) -> (state, notes)`` are asked, the others are not;
+            without a note nothing was changed.
+        state (dict[str, Tensor]): By the model's keys; stays as it is.
+
+    Returns:
+        tuple: The state to load, and notes for the reader.
+    """
+    notes = []
+    for name, part in model.named_modules():
+        if not hasattr(part, 'adapt_weights'):
+            continue
+        start = f'{name}.' if name else ''
+        taken, remarks = part.adapt_weights(
+            {key[len(start):]: value for key, value in state.items() if key.startswith(start)})
+        if remarks:
+            state = {key: value for key, value in state.items() if not key.startswith(start)}
+            state.update((start + key, value) for key, value in taken.items())
+        notes += [f'{name}: {remark}' if name else remark for remark in remarks]
+    return state, notes
+
+
 def _address(tensor):
     """Identity of the memory behind a tensor, the same for tied weights; unique for empty ones."""
     return (tensor.data_ptr(), tensor.shape) if tensor.numel() else id(tensor)
@@ -313,18 +338,22 @@ def load_weights(module, path, prefix=''):
                                   f'{_some(sorted({key.split(".")[0] for key in state}))}){hint}')
         state = own or state
     expected = module.state_dict()
+    state, notes = _adapted(module, state)
     report = _match(expected, state, path)
+    report.notes += notes
     _copy(expected, state, report.matched)
     return report
 
 
-def load_strict(model, checkpoint, path):
+def load_strict(model, checkpoint, path, adapt=True):
     """Fill everything that is not frozen, for test and resume.
 
     Args:
         model (nn.Module): Any module; ``frozen_parts``, ``frozen_record``, ``droppable`` are optional.
         checkpoint (dict): From :func:`read_checkpoint`.
         path (str | Path): For messages.
+        adapt (bool): Let the parts adapt the weights (positions of another image size). A resumed training must
+            not: the optimizer's state has the shapes of the file.
 
     Raises:
         CheckpointError: A key is missing, unknown or of another shape; or a frozen part is absent or is not
@@ -334,10 +363,12 @@ def load_strict(model, checkpoint, path):
     state, frozen = checkpoint['state_dict'], _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     trained = {key: value for key, value in state.items() if key not in frozen}
+    trained, notes = _adapted(model, trained) if adapt else (trained, [])
     report = _match(expected, trained, path, getattr(model, 'droppable', ()))
+    report.notes += notes
     if checkpoint['format']:  # a foreign file may bring the frozen weights too; they are not used
         _refuse_frozen(model, state, frozen, path)
-    _copy(expected, state, report.matched)
+    _copy(expected, trained, report.matched)
     return report
 
 
@@ -372,8 +403,10 @@ def load_partial(model, load_from):
                                   f'{entry.get("exclude")} leave no key (the file has: '
                                   f'{_some(checkpoint["state_dict"])})')
         _refuse_frozen(model, state, frozen, path)
+        state, notes = _adapted(model, state)
         report = _match(expected, state, path, getattr(model, 'droppable', ()), missing_ok=True)
         _copy(expected, state, report.matched)
+        total.notes += notes
         origin.update(dict.fromkeys(report.matched, number))
         total.dropped += [key for key in report.dropped if key not in total.dropped]
         total.notes += _frozen_differences(model, checkpoint, path)

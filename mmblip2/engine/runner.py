@@ -258,7 +258,7 @@ class Runner(_Runner):
             raise CheckpointError(f'{filename} holds weights only, it cannot be resumed: use load_from '
                                   'instead')
         meta = checkpoint['meta']
-        report = io.load_strict(self.bare_model, checkpoint, filename)
+        report = io.load_strict(self.bare_model, checkpoint, filename, adapt=False)
         self._train_loop._epoch = meta['epoch']
         self._train_loop._iter = meta['iter']
         if meta.get('seed') != self.seed:

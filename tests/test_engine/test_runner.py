@@ -69,6 +69,20 @@ def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(tmp_path, mo
     assert whole.optim_wrapper.get_lr() == resumed.optim_wrapper.get_lr()
 
 
+def test_a_resumed_training_takes_the_weights_as_they_are(tmp_path, monkeypatch):
+    """Positions of another image size are for tests and new trainings; the optimizer's state has the old shapes."""
+    from toy_parts import ToyModel
+    run(tmp_path, max_iters=4)
+    asked = []
+    monkeypatch.setattr(ToyModel, 'adapt_weights', lambda self, state: asked.append(state) or (state, []),
+                        raising=False)
+    run(tmp_path, max_iters=6, resume=True)
+    assert not asked
+    run(tmp_path, test=True, load_from=str(tmp_path / 'iter_4.pth'))
+    run(tmp_path / 'new', max_iters=1, load_from=str(tmp_path / 'iter_4.pth'))
+    assert len(asked) == 2
+
+
 def test_validation_changes_no_random_number_of_the_training(tmp_path):
     with_val = run(tmp_path / 'a')
     without = run(tmp_path / 'b', val_cfg=None, val_dataloader=None, val_evaluator=None)

@@ -1,13 +1,15 @@
 """Vision encoders from elsewhere behind one interface: images in, tokens out.
 
 Every adapter has ``embed_dim`` (int), ``image_size`` (int or None: any), ``weights_source`` (str or None:
-random) and ``forward(images (B, 3, S, S)) -> tokens (B, P, E)``. None freezes itself; in eval
+random) and ``forward(images (B, 3, S, S)) -> tokens (B, P, E)``. None freezes itself, but parameters that the tokens
+do not depend on (a pooler, a classifier) are not trained: they have no gradient, which DDP takes for an error. In eval
 mode no buffer changes.
 
 Shapes: B images, S side in pixels, P tokens, E vision width, C channels of a feature map.
 """
 import importlib
 import importlib.util
+import inspect
 import os
 
 import torch
@@ -19,6 +21,14 @@ from mmblip2.registry import MODELS
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
 
 _PACKAGE = 'package://'
+_DTYPES = ('float32', 'bfloat16', 'float16')
+_BUILD_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, KeyError, IndexError)
+
+
+def _first_line(error):
+    """The gist of another package's error; transformers' validators put it on the second line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ' '.join(line.strip() for line in lines[:2])
 
 
 def to_tokens(features):
@@ -39,27 +49,55 @@ def to_tokens(features):
     if len(shape) == 3:
         return features
     raise ConfigError(f'the vision encoder returned {type(features).__name__} of shape {shape}, expected a '
-                      'feature map (B, C, H, W) or tokens (B, P, E): choose another `method` or output')
+                      'feature map (B, C, H, W) or tokens (B, P, E): choose another `method` or output '
+                      "(out_type='raw' for a ViT of mmpretrain)")
+
+
+def _parameters_behind(tensor):
+    """Identities of the parameters that get a gradient from ``tensor``."""
+    found, seen, nodes = set(), set(), [tensor.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, 'variable'):
+            found.add(id(node.variable))
+        nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 class _TokenEncoder(nn.Module):
-    """What the adapters share: the interface, and the token width by a dry run on one blank image."""
+    """What the adapters share: the interface, and a dry run on one blank image."""
+
+    _takes_embed_dim = True
 
     def __init__(self, image_size, weights_source):
         super().__init__()
         self.image_size = image_size
         self.weights_source = weights_source
 
-    def _dry_run_width(self):
+    def _dry_run(self):
+        """Encode one blank image; tells the token width, and takes what the tokens do not need out of training."""
+        name = type(self).__name__
         if self.image_size is None:
-            raise ConfigError(f'{type(self).__name__} knows neither embed_dim nor image_size: set one of '
-                              'them')
+            raise ConfigError(f'{name} does not know how wide its tokens are: set image_size, so that a blank image '
+                              'can tell' + (', or embed_dim' if self._takes_embed_dim else ''))
         training = self.training
         self.eval()
-        with torch.no_grad():
-            width = self(torch.zeros(1, 3, self.image_size, self.image_size)).size(-1)
+        try:
+            with torch.enable_grad():
+                tokens = self(torch.zeros(1, 3, self.image_size, self.image_size))
+        except _BUILD_ERRORS as error:
+            raise ConfigError(f'{name}: {type(self.module).__name__} cannot encode an image of {self.image_size} x '
+                              f'{self.image_size} pixels ({_first_line(error)}): choose another image_size or '
+                              'another encoder') from error
         self.train(training)
-        return width
+        used = _parameters_behind(tokens)
+        for parameter in self.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
+        return tokens.size(-1)
 
     def forward(self, images):
         """Encode images.
@@ -90,7 +128,8 @@ class FeatureMapEncoder(_TokenEncoder):
         weights (str, optional): State dict of the module (``.pth`` or ``.safetensors``; plain, or below the
             key ``state_dict``): a file, or ``'package://PACKAGE/FILE'`` for a file inside an installed
             package, which is not imported.
-        embed_dim (int, optional): Channels of the feature map. Default: found by a dry run.
+        embed_dim (int, optional): Channels of the feature map. Default: found by a dry run on a blank image, which
+            also finds the parameters that take no part; without it they stay trainable.
         image_size (int, optional): Side of the images in pixels; given, other sizes are refused.
 
     Raises:
@@ -109,7 +148,7 @@ class FeatureMapEncoder(_TokenEncoder):
             from mmblip2.checkpoints.io import load_weights
             load_weights(self.module, locate(weights))
         self.module.to(memory_format=torch.channels_last)  # 1.6x for EfficientNet-Lite0 in bf16 on a CPU
-        self.embed_dim = embed_dim or self._dry_run_width()
+        self.embed_dim = embed_dim or self._dry_run()
 
     def _features(self, images):
         return getattr(self.module, self.method)(images)
@@ -122,7 +161,7 @@ class MMPretrainBackbone(_TokenEncoder):
     Args:
         backbone (str): Class name, with or without the prefix ``mmpretrain.``.
         weights (str, optional): Checkpoint whose ``backbone.`` tensors are loaded.
-        embed_dim (int, optional): Width of the output. Default: found by a dry run.
+        embed_dim (int, optional): Width of the output. Default: found by a dry run, as above.
         image_size (int, optional): Side of the images in pixels.
         **kwargs: Arguments of the backbone, ``out_type='raw'`` for all tokens of a ViT for example.
 
@@ -140,12 +179,15 @@ class MMPretrainBackbone(_TokenEncoder):
         name = backbone.split('.')[-1]
         if name not in registry:
             raise ConfigError(f'mmpretrain has no backbone {name!r}')
-        with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
-            self.module = registry.build(dict(type=name, **kwargs))
+        try:
+            with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
+                self.module = registry.build(dict(type=name, **kwargs))
+        except _BUILD_ERRORS as error:
+            raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {_first_line(error)}') from error
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
             load_weights(self.module, weights, prefix='backbone')
-        self.embed_dim = embed_dim or self._dry_run_width()
+        self.embed_dim = embed_dim or self._dry_run()
 
     def _features(self, images):
         outputs = self.module(images)
@@ -160,34 +202,49 @@ class HFVisionEncoder(_TokenEncoder):
         model (str, optional): Folder with the model (or a name on the hub).
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with its
             ``model_type``.
-        image_size (int, optional): Side of the images in pixels. Default: the config's.
-        dtype (str): Type of the weights, ``'float32'`` or ``'bfloat16'``.
+        image_size (int, optional): Side of the images in pixels. Default: the config's; with another one, a model
+            that can interpolates its positions.
+        dtype (str): Type of the weights, ``'float32'``, ``'bfloat16'`` or ``'float16'``.
 
     Raises:
-        ConfigError: Not exactly one of ``model`` and ``config``, or one that cannot be loaded.
+        ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
+            as input, or an unknown ``dtype``.
     """
+
+    _takes_embed_dim = False
 
     def __init__(self, model=None, config=None, image_size=None, dtype='float32'):
         if (model is None) == (config is None):
             raise ConfigError('HFVisionEncoder needs either model=<folder of a Hugging Face model> or '
                               "config=dict(model_type='vit', ...) for random weights")
+        if dtype not in _DTYPES:
+            raise ConfigError(f'dtype of the vision encoder is {dtype!r}, expected one of {", ".join(_DTYPES)}')
+        if config is not None and 'model_type' not in config:
+            raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
+                              f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
         from transformers import AutoConfig, AutoModel
         try:
             if model is not None:
                 encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the validators of its configs have error classes of their own
             raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
-                              f'{str(error).strip().splitlines()[0]}') from error
+                              f'{_first_line(error)}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
-        super().__init__(image_size or getattr(encoder.config, 'image_size', None), model)
+        if encoder.main_input_name != 'pixel_values':
+            raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '
+                              'expected a model that reads pixel_values')
+        made_for = getattr(encoder.config, 'image_size', None)
+        super().__init__(image_size or made_for, model)
         self.module = encoder
-        self.embed_dim = self._dry_run_width()
+        can = 'interpolate_pos_encoding' in inspect.signature(encoder.forward).parameters
+        self._extra = dict(interpolate_pos_encoding=True) if can and self.image_size != made_for else {}
+        self.embed_dim = self._dry_run()
 
     def _features(self, images):
         dtype = next(self.module.parameters()).dtype
-        return self.module(pixel_values=images.to(dtype)).last_hidden_state
+        return self.module(pixel_values=images.to(dtype), **self._extra).last_hidden_state
 
 
 def _build(cfg):

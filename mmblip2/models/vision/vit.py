@@ -1,12 +1,14 @@
-"""Vision Transformer that returns all tokens (the encoder of BLIP-2, EVA-ViT-g by default arguments' names).
+"""Vision Transformer that returns all tokens: the encoders of BLIP-2, EVA-ViT-g and CLIP ViT-L, and smaller ones.
 
 Shapes: B images, P tokens (class token and patches), E width.
 """
-from typing import Optional
+import math
+from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
@@ -16,18 +18,34 @@ from ..layers.attention import scaled_attention
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with one fused projection; its bias has no key part (a key bias cannot change a softmax)."""
+    """Self-attention with one fused projection.
 
-    def __init__(self, width: int, num_heads: int):
+    Args:
+        width (int): Width E.
+        num_heads (int): Number of heads; must divide ``width``.
+        qkv_bias (str): ``'qv'``: no bias for the keys (it cannot change a softmax), as EVA; ``'full'``, as CLIP.
+
+    Raises:
+        ConfigError: If ``num_heads`` does not divide ``width``, or ``qkv_bias`` is neither.
+    """
+
+    def __init__(self, width: int, num_heads: int, qkv_bias: str = 'qv'):
         super().__init__()
+        if qkv_bias not in ('qv', 'full'):
+            raise ConfigError(f"qkv_bias {qkv_bias!r} is unknown: set it to one of 'qv', 'full'")
+        if width % num_heads:
+            raise ConfigError(f'width {width} is not a multiple of num_heads {num_heads}: change one of them')
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias == 'full')
+        if qkv_bias == 'qv':
+            self.q_bias = nn.Parameter(torch.zeros(width))
+            self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias = self.qkv.bias
+        if bias is None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))  # (B, P, 3, H, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         out = scaled_attention(query, key, value)  # (B, H, P, d)
@@ -35,56 +53,93 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block."""
+    """Transformer block with a LayerNorm before each half."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int, eps: float):
+    def __init__(self, width: int, num_heads: int, mlp_width: int, eps: float, activation: str, qkv_bias: str):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps)
-        self.attn = SelfAttention(width, num_heads)
+        self.attn = SelfAttention(width, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps)
-        self.mlp = Mlp(width, mlp_width)
+        self.mlp = Mlp(width, mlp_width, activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
+def resize_positions(table: torch.Tensor, grid: int, align_corners: bool) -> torch.Tensor:
+    """Positions for another number of patches, bicubic; the class token keeps its own.
+
+    Args:
+        table: float (1, 1 + g * g, E), the class token first, then the patches row by row.
+        grid: Patches along a side of the new images.
+        align_corners: Whether the corner patches keep their positions exactly (see ``F.interpolate``).
+
+    Returns:
+        torch.Tensor: (1, 1 + grid * grid, E) in the type of ``table``.
+    """
+    side = math.isqrt(table.size(1) - 1)
+    patches = table[:, 1:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, E, g, g)
+    patches = F.interpolate(patches, size=(grid, grid), mode='bicubic', align_corners=align_corners)
+    return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
     """ViT with learned absolute positions, no head and no final norm (BLIP-2 normalises outside).
 
+    The encoders of the paper, each without the last block of the published model (section 3.1), as LAVIS builds them:
+
+    - EVA-ViT-g: ``width=1408, depth=39, num_heads=16, mlp_width=6144, eps=1e-6``, the other arguments as they are.
+    - CLIP ViT-L/14: ``width=1024, depth=23, num_heads=16, mlp_width=4096, eps=1e-5, activation='quick_gelu',
+      pre_norm=True, qkv_bias='full', patch_bias=False``.
+
     Args:
-        image_size (int): Side of the square input in pixels.
+        image_size (int): Side of the square input in pixels. Weights made for another size are interpolated.
         patch_size (int): Side of a patch in pixels; must divide ``image_size``.
         width (int): Token width E.
         depth (int): Number of blocks.
-        num_heads (int): Attention heads.
+        num_heads (int): Attention heads; must divide ``width``.
         mlp_width (int, optional): Hidden width of the MLPs. Defaults to 4 * width.
         eps (float): Epsilon of the LayerNorms.
-        weights (str, optional): Checkpoint with this encoder's weights, alone or under the prefix ``vision.``.
+        activation (str): Of the MLPs, ``'gelu'`` (exact) or ``'quick_gelu'``.
+        pre_norm (bool): LayerNorm between the embeddings and the first block.
+        qkv_bias (str): ``'qv'`` (queries and values have a bias) or ``'full'`` (the keys too).
+        patch_bias (bool): The patch embedding has a bias.
+        grad_checkpointing (bool): In training, keep only the input of each block and compute it again in the
+            backward pass: less memory, more time, the same gradients.
+        weights (str, optional): Checkpoint with this encoder's weights, alone or under the prefix ``vision.``; also
+            a published encoder in the names of transformers or LAVIS (see ``mmblip2.checkpoints.vision``).
 
     Raises:
-        ConfigError: If ``patch_size`` does not divide ``image_size``.
+        ConfigError: If ``patch_size`` does not divide ``image_size``, ``num_heads`` does not divide ``width``, or
+            ``activation`` or ``qkv_bias`` has another value.
         CheckpointError: If ``weights`` does not fit.
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 14, width: int = 1408, depth: int = 39,
-                 num_heads: int = 16, mlp_width: Optional[int] = None, eps: float = 1e-6,
-                 weights: Optional[str] = None):
+                 num_heads: int = 16, mlp_width: Optional[int] = None, eps: float = 1e-6, activation: str = 'gelu',
+                 pre_norm: bool = False, qkv_bias: str = 'qv', patch_bias: bool = True,
+                 grad_checkpointing: bool = False, weights: Optional[str] = None):
         super().__init__()
         if image_size % patch_size:
             raise ConfigError(f'image_size {image_size} is not a multiple of patch_size {patch_size}')
         self.image_size = image_size
         self.embed_dim = width
+        self.grad_checkpointing = grad_checkpointing
         self.weights_source = weights
-        self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.grid = image_size // patch_size
+        self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, (image_size // patch_size)**2 + 1, width))
-        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_width or 4 * width, eps) for _ in range(depth))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid**2 + 1, width))
+        self.pre_norm = nn.LayerNorm(width, eps) if pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, mlp_width or 4 * width, eps, activation, qkv_bias) for _ in range(depth))
+        # LAVIS interpolates the positions of CLIP with aligned corners and those of EVA without
+        self._align_corners = pre_norm
         self._init_weights()
         if weights:
-            from mmblip2.checkpoints.io import load_weights
-            load_weights(self, weights, prefix='vision')
+            self._load(weights)
 
     def _init_weights(self):
         for parameter in (self.cls_token, self.pos_embed):
@@ -94,6 +149,34 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _load(self, weights):
+        from mmengine.logging import print_log
+
+        from mmblip2.checkpoints.io import load_weights
+        for note in load_weights(self, weights, prefix='vision').notes:
+            print_log(f'weights from {weights}: {note}', logger='current')
+
+    def adapt_weights(self, state: Dict[str, torch.Tensor]) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+        """Weights of this encoder as another one has them: names of other projects, positions of another image size.
+
+        Args:
+            state: Tensors by name, as a file has them. Stays as it is.
+
+        Returns:
+            tuple: Tensors by the names used here, and what was changed, one note a line. What cannot be adapted
+            stays and is refused by its key or shape.
+        """
+        from mmblip2.checkpoints.vision import to_own_names
+        state, notes = to_own_names(state, self)
+        table = state.get('pos_embed')
+        if table is None or table.shape == self.pos_embed.shape:
+            return state, notes
+        side = math.isqrt(max(table.shape[1] - 1, 0)) if table.dim() == 3 else 0
+        if not side or table.shape != (1, 1 + side**2, self.embed_dim):
+            return state, notes
+        note = f'positions interpolated from {side} x {side} to {self.grid} x {self.grid} patches'
+        return {**state, 'pos_embed': resize_positions(table, self.grid, self._align_corners)}, notes + [note]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Encode images.
@@ -113,6 +196,11 @@ class VisionTransformer(nn.Module):
                 f'({tuple(images.shape[-2:])}) differ: set both to one value')
         x = self.patch_embed(images).flatten(2).transpose(1, 2)  # (B, P-1, E)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        x = self.pre_norm(x)
+        recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x)
+            if recompute:  # the blocks draw no random numbers, so there is no random state to keep
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
         return x

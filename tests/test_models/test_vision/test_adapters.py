@@ -106,7 +106,7 @@ def test_a_method_without_tokens_is_refused():
         FeatureMapEncoder(Net(), image_size=16)
     with pytest.raises(ConfigError, match="Net has no method 'features'"):
         FeatureMapEncoder(Net(), method='features')
-    with pytest.raises(ConfigError, match='knows neither embed_dim nor image_size'):
+    with pytest.raises(ConfigError, match='FeatureMapEncoder does not know how wide .*set image_size, .*or embed_dim'):
         FeatureMapEncoder(Net(), method='extract_features')
 
 
@@ -132,11 +132,75 @@ def test_a_hugging_face_encoder_gives_all_its_tokens_and_reloads(tmp_path):
     torch.testing.assert_close(loaded(images), tokens)
 
 
+LAYERS = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+TOWER = dict(LAYERS, image_size=8, patch_size=4)
+HF_CONFIGS = {
+    'clip tower': (dict(TOWER, model_type='clip_vision_model'), 5),
+    'clip': (dict(model_type='clip', text_config=LAYERS, vision_config=TOWER), 5),
+    'siglip tower': (dict(TOWER, model_type='siglip_vision_model'), 4),
+    'dinov2': (dict(TOWER, model_type='dinov2'), 5),
+    'convnext': (dict(model_type='convnext', hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32), 16),
+}
+
+
+@pytest.mark.parametrize('name', HF_CONFIGS)
+def test_vision_encoders_of_transformers_give_tokens_and_take_gradients(name):
+    config, tokens = HF_CONFIGS[name]
+    encoder = HFVisionEncoder(config=config)
+    size = encoder.image_size
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    output = encoder.train()(images)
+    assert output.shape == (2, tokens, 16) and encoder.embed_dim == 16
+    output.square().sum().backward()
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    assert len(trained) > 10 and all(parameter.grad is not None for parameter in trained)
+    changed = images.clone()
+    changed[:, :, :4, :4] += 1.
+    assert (encoder.eval()(changed) - encoder(images)).abs().max() > 1e-4
+
+
 def test_of_a_two_tower_model_the_vision_tower_is_used():
-    tower = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    encoder = HFVisionEncoder(config=dict(model_type='clip', text_config=tower,
-                                          vision_config=dict(tower, image_size=8, patch_size=4)))
-    assert encoder(torch.zeros(1, 3, 8, 8)).shape == (1, 5, 16)
+    from transformers import CLIPModel
+    encoder = HFVisionEncoder(config=HF_CONFIGS['clip'][0])
+    assert not isinstance(encoder.module, CLIPModel) and not any('text' in key for key in encoder.state_dict())
+
+
+def test_a_hugging_face_encoder_interpolates_its_positions_for_other_images(tmp_path):
+    small = HFVisionEncoder(config=dict(TOWER, model_type='clip_vision_model'))
+    small.module.save_pretrained(tmp_path)
+    encoder = HFVisionEncoder(model=str(tmp_path), image_size=16).eval()
+    assert encoder.image_size == 16 and encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 17, 16)
+    with pytest.raises(ConfigError, match=r'of the model \(16\) and of the pipeline \(8, 8\) differ'):
+        encoder(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(config=TOWER), "config has no model_type .'vit', 'clip_vision_model'"),
+    (dict(config=dict(TOWER, model_type='clipp')), 'could not be built: Unrecognized model identifier: clipp'),
+    (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), "could not be built: .*hidden_size.* got str"),
+    (dict(config=dict(TOWER, model_type='vit'), dtype='float31'), "is 'float31', expected one of float32, bfloat16"),
+    (dict(config=dict(LAYERS, model_type='bert', vocab_size=9)), 'BertModel is no vision encoder: it reads input_ids'),
+    (dict(config=dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8)),
+     'HFVisionEncoder does not know how wide its tokens are: set image_size, so that a blank image can tell$'),
+    (dict(config=dict(LAYERS, model_type='siglip2_vision_model'), image_size=8),
+     'Siglip2VisionModel cannot encode an image of 8 x 8 pixels .*choose another image_size or another encoder'),
+])
+def test_what_transformers_cannot_build_or_run_is_explained(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        HFVisionEncoder(**arguments)
+
+
+def test_the_weights_may_have_another_type():
+    encoder = HFVisionEncoder(config=VIT, dtype='bfloat16')
+    assert encoder(torch.zeros(1, 3, 8, 8)).dtype == torch.bfloat16
+
+
+def test_what_the_tokens_do_not_need_is_not_trained():
+    net = Net()
+    net.classifier = nn.Linear(6, 10)
+    encoder = FeatureMapEncoder(net, method='extract_features', image_size=16)
+    trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
+    assert trained == ['module.conv.weight', 'module.conv.bias', 'module.norm.weight', 'module.norm.bias']
 
 
 def test_a_hugging_face_encoder_needs_one_source():
@@ -162,3 +226,21 @@ def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
     assert loaded.weights_source == path and torch.equal(loaded(images), encoder(images))
     with pytest.raises(ConfigError, match="mmpretrain has no backbone 'VisionTransfomer'"):
         MMPretrainBackbone('VisionTransfomer')
+
+
+def test_a_convolutional_backbone_of_mmpretrain_gives_its_last_map():
+    pytest.importorskip('mmpretrain')
+    encoder = MMPretrainBackbone('ResNet', depth=18, image_size=64).train()
+    tokens = encoder(torch.randn(2, 3, 64, 64))
+    assert encoder.embed_dim == 512 and tokens.shape == (2, 4, 512)
+    tokens.sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters() if parameter.requires_grad)
+
+
+def test_what_mmpretrain_cannot_build_is_explained():
+    pytest.importorskip('mmpretrain')
+    with pytest.raises(ConfigError, match=r"mmpretrain.ResNet could not be built with .*unexpected .*'depht'"):
+        MMPretrainBackbone('ResNet', depht=18)
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+    with pytest.raises(ConfigError, match=r"returned Tensor of shape \(1, 16\), .*out_type='raw' for a ViT"):
+        MMPretrainBackbone('VisionTransformer', arch=arch, img_size=8, patch_size=4, image_size=8)
