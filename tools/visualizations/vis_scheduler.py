@@ -1,7 +1,7 @@
 """Draw the learning rate of a config: python tools/visualizations/vis_scheduler.py CONFIG -s lr.png
 
 With layer decay or custom_keys the parameters have several learning rates: each is a curve, or, where they are more
-than eight, the highest and the lowest. Weights and data are not needed; a config that counts epochs needs --dataset-size.
+than eight, the highest and the lowest. Weights and data are not needed; a config of epochs needs --dataset-size.
 """
 import argparse
 import math
