@@ -120,6 +120,7 @@ def test_recipe_trains(name, losses, rates, data, bert_folder, opt_folder):
     assert first['lr'] == pytest.approx(groups[0]['initial_lr'] * cfg.param_scheduler[0].start_factor)
     frozen = {name for name, p in runner.model.named_parameters() if not p.requires_grad}
     trained = {id(p) for group in groups for p in group['params']}
+    assert len(runner.optim_wrapper.optimizer.state) == len(trained), 'every trained parameter has had a gradient'
     assert len(trained) + len(frozen) == len(list(runner.model.parameters()))
     checkpoint, = (path for path in Path('work').glob('*.pth') if not path.name.startswith('best'))
     state = torch.load(checkpoint, weights_only=True)['state_dict']

@@ -1,4 +1,5 @@
 # ViT-g, Q-Former without its text half, frozen Flan-T5-XXL in bfloat16 (T5 overflows in float16).
+# The hub's weights bring an output layer of their own (131.6 M parameters); this shape ties it to the embeddings.
 _base_ = ['blip2_vit-g.py']
 
 model = dict(
