@@ -49,11 +49,11 @@ class DataSample(BaseDataElement):
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
     text          str                 data set, training caption     Blip2Representation
     texts         list[str]           COCORetrieval in test mode     retrieval loop
-    prompt        str, '' for none    CaptionPrompt, VQAPrompt,      language adapter
-                                      PrefixSplit, TextCorpus
-    target        str                 CaptionPrompt, VQAPrompt,      language adapter, mode 'loss'
-                                      PrefixSplit, TextCorpus
-    qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
+    prompt        str, '' for none    CaptionPrompt, PrefixSplit,    language adapter
+                                      VQAPrompt, TextCorpus
+    target        str                 CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
+                                      VQAPrompt, TextCorpus
+    qformer_text  str                 CaptionPrompt, VQAPrompt                 Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
     question      str                 COCOVQA                        result pages
     question_id   int                 COCOVQA                        VQA metric, submission file

@@ -83,7 +83,7 @@ class CaptionPrompt:
 
     Args:
         prompt (str): The same for all images; '' for none.
-        qformer_text (str, optional): Text that the Q-Former reads beside its queries (InstructBLIP: the prompt).
+        qformer_text (str, optional): Text that the Q-Former reads beside its queries; for InstructBLIP the prompt.
     """
 
     def __init__(self, prompt='a photo of', qformer_text=None):
@@ -101,20 +101,29 @@ class CaptionPrompt:
 
 @TRANSFORMS.register_module()
 class PrefixSplit:
-    """Prefix language modelling as data: ``prompt`` is the first part of the caption, ``target`` the rest.
+    """Prefix language modeling as data (BLIP-2, section 3.3), for stage 2 with an encoder-decoder.
 
-    The paper (section 3.3) splits a text in two for encoder-decoder language models and does not say where; its
-    authors say: between position 1 and the middle, at random (LAVIS, issue 139). Positions are words here. A caption
-    of one word, and any without random numbers, is all target.
+    The first words of the caption become ``prompt``, which the encoder reads, the others ``target``. The number of
+    first words is drawn uniformly from 1 to half of the words (rounded down) with ``results['rng']``, so it depends
+    on nothing but the seed and the position of the draw. A caption of one word has no prompt. LAVIS never published
+    its split; its authors describe this one.
+
+    Raises:
+        ConfigError: There are no random numbers, as in pipelines for single images.
+        DataError: There is no caption.
     """
 
     def __call__(self, results):
+        if 'rng' not in results:
+            raise ConfigError("PrefixSplit needs random numbers in results['rng'], which the data sets put there: use "
+                              'CaptionPrompt in pipelines for single images')
+        if 'caption' not in results:
+            raise DataError(f'PrefixSplit needs a training caption, the sample has only {sorted(results)}: use '
+                            'CaptionPrompt for evaluation')
         words = results['caption'].split()
-        split = 0
-        if len(words) > 1 and 'rng' in results:
-            split = int(results['rng'].integers(1, len(words) // 2 + 1))
-        results['prompt'] = ' '.join(words[:split])
-        results['target'] = ' '.join(words[split:])
+        middle = len(words) // 2
+        split = int(results['rng'].integers(1, middle + 1)) if middle else 0
+        results['prompt'], results['target'] = ' '.join(words[:split]), ' '.join(words[split:])
         return results
 
 

@@ -59,8 +59,15 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer or model
         if isinstance(self.tokenizer, str):
             self.tokenizer = _load_tokenizer(self.tokenizer)
-        self.model = (_from_config(auto_class, config, self.tokenizer, dtype, attention) if model is None
-                      else _from_folder(auto_class, model, config, dtype, attention))
+        if model is None:
+            self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
+        else:
+            overrides = plain(config or {})
+            model_type = overrides.pop('model_type', None)
+            self.model = _from_folder(auto_class, model, overrides, dtype, attention)
+            if model_type not in (None, self.model.config.model_type):
+                raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
+                                  f'config says {model_type!r}: give the folder and the config of one model')
         self.weights_source = model
         self.max_text_len = max_text_len
 
@@ -201,13 +208,9 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
     if os.path.isdir(folder) and not os.path.isfile(os.path.join(folder, 'config.json')):
         raise ConfigError(f'{folder} holds no config.json: expected the folder of a Hugging Face model')
-    overrides = plain(overrides or {})
-    model_type = overrides.pop('model_type', None)
     try:
-        config, unknown = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **overrides)
-        if model_type not in (None, config.model_type):
-            raise ConfigError(f'the language model {folder} is of model_type {config.model_type!r}, its config says '
-                              f'{model_type!r}: give the folder and the config of one model')
+        config, unknown = transformers.AutoConfig.from_pretrained(
+            folder, return_unused_kwargs=True, **plain(overrides or {}))
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
@@ -218,9 +221,6 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: expected the folder of a '
                           f'Hugging Face model ({_first_line(error)})') from error
-    except RuntimeError as error:
-        raise ConfigError(f'the weights in {folder} are of another size than its config: leave config=dict(...) to '
-                          f'what the weights do not decide ({_first_line(error)})') from error
     if info['missing_keys']:
         raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of '
                           f'{type(model).__name__}, first {sorted(info["missing_keys"])[0]}: they would be '

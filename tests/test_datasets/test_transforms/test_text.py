@@ -1,6 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
+from mmblip2.datasets import Draw, ImageTextPairs
 from mmblip2.datasets.transforms import CaptionPrompt, CleanCaption, CleanQuestion, PrefixSplit, VQAPrompt
 from mmblip2.datasets.transforms.text import clean_caption, clean_question, is_empty
 from mmblip2.errors import ConfigError, DataError
@@ -51,24 +54,46 @@ def test_caption_prompt_makes_prompt_and_target():
     results = CaptionPrompt()({'caption': 'a dog'})
     assert results == {'caption': 'a dog', 'prompt': 'a photo of', 'target': 'a dog'}
     assert CaptionPrompt(prompt='')({}) == {'prompt': ''}
-    assert CaptionPrompt('say it', qformer_text='say it')({})['qformer_text'] == 'say it'
 
 
-def test_prefix_split_cuts_between_the_first_word_and_the_middle():
+def test_caption_prompt_of_instructblip_is_read_by_the_qformer_too():
+    assert CaptionPrompt('Describe it.', qformer_text='Describe it.')({}) == {
+        'prompt': 'Describe it.', 'qformer_text': 'Describe it.'}
+
+
+@pytest.mark.parametrize('words, most', [(1, 0), (2, 1), (3, 1), (4, 2), (9, 4)])
+def test_prefix_split_is_uniform_from_the_first_word_to_the_middle(words, most):
     rng = np.random.default_rng(0)
-    caption = 'one two three four five six seven'
-    prompts = set()
-    for _ in range(100):
-        results = PrefixSplit()({'caption': caption, 'rng': rng})
-        assert f'{results["prompt"]} {results["target"]}' == caption
-        prompts.add(results['prompt'])
-    assert prompts == {'one', 'one two', 'one two three'}
+    caption = [f'w{i}' for i in range(words)]
+    counts = np.zeros(words + 1, int)
+    for _ in range(1000):
+        results = PrefixSplit()({'caption': ' '.join(caption), 'rng': rng})
+        prompt, target = results['prompt'].split(), results['target'].split()
+        assert prompt + target == caption
+        counts[len(prompt)] += 1
+    drawn = range(1, most + 1) if most else [0]
+    assert counts[list(drawn)].sum() == 1000
+    assert all(abs(counts[i] - 1000 / len(drawn)) < 60 for i in drawn)  # 4 standard deviations
 
 
-@pytest.mark.parametrize('sample', [{'caption': 'two dogs'}, {'caption': 'dog', 'rng': np.random.default_rng(0)}])
-def test_prefix_split_leaves_all_in_the_target_where_nothing_can_be_split(sample):
-    results = PrefixSplit()(dict(sample))
-    assert results['prompt'] == '' and results['target'] == sample['caption']
+def test_prefix_split_depends_on_the_seed_and_the_position_only(tmp_path):
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'pairs.json').write_text(json.dumps([dict(image='a.jpg', caption='one two three four five six')]))
+    dataset = ImageTextPairs(ann_file='pairs.json', data_root=str(tmp_path),
+                             pipeline=[dict(type='mmblip2.PrefixSplit')])
+
+    def splits(seed):
+        return [dataset[Draw(0, seed=seed, pos=pos)]['prompt'] for pos in range(40)]
+    first = splits(1)
+    np.random.seed(0)
+    assert splits(1) == first and splits(2) != first and len(set(first)) == 3
+
+
+def test_prefix_split_without_random_numbers_or_caption_says_what_to_use():
+    with pytest.raises(ConfigError, match=r"PrefixSplit needs random numbers in results\['rng'\].* use CaptionPrompt"):
+        PrefixSplit()({'caption': 'a dog'})
+    with pytest.raises(DataError, match=r"needs a training caption, the sample has only \['rng'\]: use CaptionPrompt"):
+        PrefixSplit()({'rng': np.random.default_rng(0)})
 
 
 def test_vqa_prompt_without_random_numbers_takes_the_most_frequent_answer():

@@ -198,9 +198,7 @@ def test_a_folder_and_the_config_of_its_architecture_go_together(folder, opt, pr
     loaded = CausalLM(model=str(tmp_path), config=OPT, tokenizer=folder).eval()
     torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS)[0], opt.loss(prefix, PROMPTS, TARGETS)[0])
     with pytest.raises(ConfigError, match="is of model_type 'opt', its config says 'llama': give the folder and the"):
-        CausalLM(model=str(tmp_path), config=LLAMA, tokenizer=folder)
-    with pytest.raises(ConfigError, match='of another size than its config'):
-        CausalLM(model=str(tmp_path), config=dict(OPT, ffn_dim=48), tokenizer=folder)
+        CausalLM(model=str(tmp_path), config=dict(model_type='llama'), tokenizer=folder)
 
 
 def test_a_checkpoint_file_loads_with_equal_weights_and_names_its_source(folder, opt, tmp_path):

@@ -94,15 +94,6 @@ def test_trained_text_comes_back_and_a_batch_equals_single_runs(folder, prefix):
         assert lm.generate(prefix[i:i + 1], PROMPTS[i:i + 1], max_new_tokens=12) == TARGETS[i:i + 1]
 
 
-def test_the_loss_depends_on_the_prefix(lm, prefix):
-    assert abs(lm.loss(prefix.flip(0), PROMPTS, TARGETS)[0] - lm.loss(prefix, PROMPTS, TARGETS)[0]) > 0.01
-
-
-def test_float16_is_refused(folder):
-    with pytest.raises(ConfigError, match="'float16', in which T5 overflows: use 'bfloat16' or 'float32'"):
-        build(folder, dtype='float16')
-
-
 def test_flan_t5_keeps_its_weights_with_the_activation_of_lavis(folder, tmp_path):
     """The hub's Flan-T5 has an output layer of its own and says gelu_new; the shipped configs override the latter."""
     import json
@@ -119,3 +110,12 @@ def test_flan_t5_keeps_its_weights_with_the_activation_of_lavis(folder, tmp_path
     assert loaded.model.config.dense_act_fn == 'gelu'
     assert torch.equal(loaded.model.lm_head.weight, state['lm_head.weight'])
     assert torch.equal(loaded.model.encoder.embed_tokens.weight, state['shared.weight'])
+
+
+def test_the_loss_depends_on_the_prefix(lm, prefix):
+    assert abs(lm.loss(prefix.flip(0), PROMPTS, TARGETS)[0] - lm.loss(prefix, PROMPTS, TARGETS)[0]) > 0.01
+
+
+def test_float16_is_refused(folder):
+    with pytest.raises(ConfigError, match="'float16', in which T5 overflows: use 'bfloat16' or 'float32'"):
+        build(folder, dtype='float16')
