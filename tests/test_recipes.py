@@ -13,11 +13,11 @@ from mmblip2.utils import config_check
 ROOT = Path(__file__).parents[1]
 LANGUAGE = dict(
     opt=dict(model_type='opt', hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
-             num_attention_heads=2, max_position_embeddings=64),
+             num_attention_heads=2, max_position_embeddings=512),
     t5=dict(model_type='t5', d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2,
             feed_forward_proj='gated-gelu', dense_act_fn='gelu'),
     llama=dict(model_type='llama', hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-               max_position_embeddings=64))
+               max_position_embeddings=512))
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_evaluation_asks_what_the_paper_asks(name, prompt, qformer_text, data, b
 
     from mmblip2.registry import MODELS
     cfg = shrunk(name, bert_folder, opt_folder)
-    cfg.model.generation.max_new_tokens = 3  # the tiny language models have few positions
+    cfg.model.generation.max_new_tokens = 3
     cfg.model.generation.pop('min_new_tokens', None)
     with DefaultScope.overwrite_default_scope('mmblip2'):
         dataset, model = DATASETS.build(cfg.test_dataloader.dataset), MODELS.build(cfg.model).eval()
