@@ -163,11 +163,7 @@ class Runner(_Runner):
         """As mmengine's, but a schedule without ``end`` ends with the training instead of never."""
         configs = scheduler if isinstance(scheduler, (list, tuple)) else [scheduler]
         if all(isinstance(config, dict) and 'type' in config for config in configs):
-            scheduler = [dict(config) for config in configs]
-            for config in scheduler:
-                last = self.max_epochs if config.get('by_epoch', True) else self.max_iters
-                first = config.get('begin', 0)  # a short run may end before it
-                config.setdefault('end', max(last, first + 1))
+            scheduler = with_ends(configs, self.max_epochs, self.max_iters)
         return super().build_param_scheduler(scheduler)
 
     def val(self):
@@ -351,6 +347,16 @@ class Runner(_Runner):
             hub.log_scalars[key] = HistoryBuffer(values, counts, max_length=_HISTORY)
         for key, value in saved['runtime_info'].items():
             hub.update_info(key, value)
+
+
+def with_ends(schedulers, max_epochs, max_iters):
+    """Copies of the configs of parameter schedules; those without ``end`` end with the training."""
+    schedulers = [dict(config) for config in schedulers]
+    for config in schedulers:
+        last = max_epochs if config.get('by_epoch', True) else max_iters
+        first = config.get('begin', 0)  # a short run may end before it
+        config.setdefault('end', max(last, first + 1))
+    return schedulers
 
 
 def _plain(value):

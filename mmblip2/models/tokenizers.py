@@ -1,4 +1,5 @@
-"""The Q-Former's text tokenizer."""
+"""The Q-Former's text tokenizer, and a stand-in for tokenizers without files."""
+from types import SimpleNamespace
 from typing import List, NamedTuple
 
 import torch
@@ -54,3 +55,34 @@ class BertTokenizer:
         batch = self.tokenizer(texts, padding='longest', padding_side='right', truncation=True,
                                max_length=max_length, return_tensors='pt')
         return TextBatch(batch['input_ids'].to(device), batch['attention_mask'].to(device))
+
+
+@MODELS.register_module()
+class SizeOnlyTokenizer:
+    """Stands in for a tokenizer whose files are not there, where only its size counts (``build_on_meta``).
+
+    It has as many ids as said, its special tokens are 0, and it reads no text.
+
+    Args:
+        size (int): Number of ids.
+    """
+
+    pad_token_id = bos_token_id = eos_token_id = 0
+    pad_token = bos_token = eos_token = '</s>'
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, text, *args, **kwargs):
+        """The ids of the one text it knows, an end of text.
+
+        Raises:
+            ConfigError: For any other text.
+        """
+        if text not in ('\n', self.eos_token):
+            raise ConfigError(f'this model was built without its tokenizer files and cannot read {text!r}: build it '
+                              'from the config instead of build_on_meta')
+        return SimpleNamespace(input_ids=[0])

@@ -329,8 +329,8 @@ class _Checker:
         self.resolve(constructor, f'{path}.constructor', root.OPTIM_WRAPPER_CONSTRUCTORS)
         if constructor == 'TrainableOptimWrapperConstructor':
             paramwise = wrapper.get('paramwise_cfg') or {}
-            for key in set(paramwise) - {'custom_keys'}:
-                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys',)))
+            for key in set(paramwise) - {'custom_keys', 'layer_decay'}:
+                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys', 'layer_decay')))
             for name, options in (paramwise.get('custom_keys') or {}).items():
                 for key in set(options) - {'lr_mult', 'decay_mult'}:
                     self.add(f'{path}.paramwise_cfg.custom_keys.{name}.{key}',
@@ -354,15 +354,14 @@ class _Checker:
             loader = self.cfg.get(f'{split}_dataloader')
             if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
                 continue
-            dataset = innermost_dataset(loader['dataset'])
-            sizes = [(number, item['scale']) for number, item in enumerate(dataset.get('pipeline') or [])
-                     if isinstance(item, dict) and item.get('type') in _RESIZES and 'scale' in item]
-            if sizes and _pair(sizes[-1][1]) != _pair(size):
-                number, scale = sizes[-1]
-                self.problems.append(
-                    f'image size of the model ({_show(size)}) and of {split}_pipeline ({_show(scale)}) '
-                    f'differ: set both to one value ({where}, '
-                    f'{split}_dataloader.dataset.pipeline[{number}].scale)')
+            for path, dataset in _innermost_datasets(loader['dataset'], f'{split}_dataloader.dataset'):
+                sizes = [(number, item['scale']) for number, item in enumerate(dataset.get('pipeline') or [])
+                         if isinstance(item, dict) and item.get('type') in _RESIZES and 'scale' in item]
+                if sizes and _pair(sizes[-1][1]) != _pair(size):
+                    number, scale = sizes[-1]
+                    self.problems.append(
+                        f'image size of the model ({_show(size)}) and of {split}_pipeline ({_show(scale)}) '
+                        f'differ: set both to one value ({where}, {path}.pipeline[{number}].scale)')
 
     def save_best(self, root):
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint')
@@ -378,7 +377,7 @@ class _Checker:
         if best and self.cfg.get('val_cfg') is None:
             self.add('default_hooks.checkpoint.save_best', 'there is no validation: set it to None')
         for key in best if prefixes else ():
-            if key != 'auto' and key.split('/')[0] not in {prefix.split('/')[0] for prefix in prefixes}:
+            if key != 'auto' and not set(key.split('/')) & {prefix.split('/')[0] for prefix in prefixes}:
                 self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
                                                                f'start with {", ".join(sorted(prefixes))}')
 
@@ -393,6 +392,16 @@ def _each(value, path, always_list=False):
 def _child(registry):
     """Our registry below one of mmengine's roots, or the root itself where we have none."""
     return registry._search_child('mmblip2') or registry
+
+
+def _innermost_datasets(dataset, path):
+    """(path, config) of the data sets below RepeatDataset, ConcatDataset and the like."""
+    if isinstance(dataset.get('dataset'), dict):
+        return _innermost_datasets(dataset['dataset'], f'{path}.dataset')
+    if isinstance(dataset.get('datasets'), (list, tuple)):
+        return [found for where, item in _each(dataset['datasets'], f'{path}.datasets', always_list=True)
+                for found in _innermost_datasets(item, where)]
+    return [(path, dataset)]
 
 
 def _lineage(registry):

@@ -96,3 +96,80 @@ def test_paramwise_mistakes_are_errors(paramwise, message):
 def test_model_without_trainable_parameters_is_an_error():
     with pytest.raises(ConfigError, match='no trainable parameter'):
         build(Net().requires_grad_(False))
+
+
+def rates(model, **paramwise_cfg):
+    """Learning rate by parameter name, of a constructor whose rate is 1."""
+    cfg = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1., weight_decay=0.1))
+    wrapper = TrainableOptimWrapperConstructor(cfg, paramwise_cfg)(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group['lr'] for group in wrapper.optimizer.param_groups for p in group['params']}
+
+
+def fine_tuned(depth=3, **kwargs):
+    from mmblip2.models import VisionTransformer
+    model = Net()
+    model.vision = VisionTransformer(image_size=4, patch_size=2, width=4, depth=depth, num_heads=2, **kwargs)
+    return model
+
+
+def test_layer_decay_slows_every_block_towards_the_image():
+    found = rates(fine_tuned(), layer_decay=0.5)
+    assert {name: rate for name, rate in found.items() if 'norm1.weight' in name or 'qkv' in name} == {
+        f'vision.blocks.{i}.{part}.weight': 0.5**(3 - i) for i in range(3) for part in ('norm1', 'attn.qkv')}
+    assert {found[f'vision.{name}'] for name in ('cls_token', 'pos_embed', 'patch_embed.weight')} == {0.5**4}
+    assert found['head.weight'] == found['body.bias'] == found['temperature'] == 1.
+
+
+def test_layer_decay_of_the_39_blocks_is_that_of_the_recipe():
+    found = rates(fine_tuned(depth=39), layer_decay=0.95)
+    assert found['vision.blocks.38.mlp.fc1.weight'] == pytest.approx(0.95)
+    assert found['vision.blocks.0.mlp.fc1.weight'] == pytest.approx(0.1353, abs=1e-4)
+    assert found['vision.pos_embed'] == pytest.approx(0.1285, abs=1e-4)
+
+
+def test_what_stands_behind_the_blocks_keeps_the_full_rate():
+    model = fine_tuned()
+    model.vision.final_norm = nn.LayerNorm(4)
+    assert rates(model, layer_decay=0.5)['vision.final_norm.weight'] == 1.
+
+
+def test_layer_decay_multiplies_custom_keys_and_weight_decay_is_untouched():
+    cfg = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1., weight_decay=0.1))
+    model = fine_tuned()
+    groups = TrainableOptimWrapperConstructor(
+        cfg, dict(layer_decay=0.5, custom_keys={'blocks.2': dict(lr_mult=0.1)}))(model).optimizer.param_groups
+    assert groups[0]['lr'] == 1., 'the log shows the rate of the first group'
+    by_parameter = {id(p): (group['lr'], group['weight_decay']) for group in groups for p in group['params']}
+    assert by_parameter[id(model.vision.blocks[2].attn.proj.weight)] == (pytest.approx(0.05), 0.1)
+    assert by_parameter[id(model.vision.blocks[0].attn.proj.bias)] == (0.125, 0.)
+
+
+@pytest.mark.filterwarnings('ignore:Detected call of')
+def test_a_schedule_keeps_the_ratios():
+    from mmengine.optim import LinearLR
+    model = fine_tuned()
+    wrapper = TrainableOptimWrapperConstructor(
+        dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1.)), dict(layer_decay=0.5))(model)
+    before = [group['lr'] for group in wrapper.optimizer.param_groups]
+    scheduler = LinearLR(wrapper, start_factor=0.1, end=10, by_epoch=False)
+    scheduler.step()
+    after = [group['lr'] for group in wrapper.optimizer.param_groups]
+    assert len(set(before)) == 5
+    assert after == pytest.approx([rate * after[0] for rate in before]) and after[0] < 0.25
+
+
+@pytest.mark.parametrize('model, decay, message', [
+    (Net(), 0.95, "does not train: take 'vision' out of model.frozen, or leave layer_decay out"),
+    (fine_tuned(), 1.5, 'layer_decay is 1.5, expected a factor above 0'),
+])
+def test_layer_decay_without_effect_is_an_error(model, decay, message):
+    with pytest.raises(ConfigError, match=message):
+        rates(model, layer_decay=decay)
+
+
+def test_layer_decay_needs_numbered_blocks():
+    model = Net()
+    model.vision.requires_grad_(True)
+    with pytest.raises(ConfigError, match='no numbered blocks in the vision encoder Linear'):
+        rates(model, layer_decay=0.9)

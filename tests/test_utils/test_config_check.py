@@ -77,6 +77,7 @@ def test_good_config_passes_and_is_not_changed():
                                                    "'clip_grad'?"),
     ('+optim_wrapper.paramwise_cfg=dict(custom_key={})', "optim_wrapper.paramwise_cfg.custom_key: unknown "
                                                          "key; did you mean 'custom_keys'?"),
+    ('+optim_wrapper.paramwise_cfg=dict(layer_deacy=0.9)', "unknown key; did you mean 'layer_decay'?"),
     ('+optim_wrapper.paramwise_cfg=dict(custom_keys={"a": dict(lr_mul=1)})', "did you mean 'lr_mult'?"),
     ('param_scheduler.0.type=CosineAnealingLR', "param_scheduler[0].type: 'CosineAnealingLR' is not a known "
                                                 "parameter scheduler; did you mean 'CosineAnnealingLR'?"),
@@ -111,8 +112,25 @@ def test_image_sizes_of_model_and_pipeline_must_agree():
             '(model.vision.image_size, train_dataloader.dataset.pipeline[1].scale)') in text
 
 
+def test_image_sizes_are_checked_in_every_concatenated_data_set():
+    cfg = config()
+    cfg.model.vision = dict(type='VisionTransformer', image_size=384)
+    data = dict(type='ToyData', pipeline=PIPELINE)
+    other = [*PIPELINE[:1], dict(type='Resize', scale=224), *PIPELINE[2:]]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[data, dict(data, pipeline=other)])
+    text = problems(cfg)
+    assert 'train_pipeline (224)' in text and 'train_dataloader.dataset.datasets[1].pipeline[1].scale' in text
+    assert 'datasets[0]' not in text
+
+
 def test_helper_variables_are_no_unknown_keys():
     cfg = config(image_size=64, data_root='data', train_pipeline=[], shapes='x', num_query=32)
+    check.check_config(cfg)
+
+
+def test_best_retrieval_is_saved_by_the_key_of_the_loop():
+    cfg = config(val_evaluator=dict(type='RetrievalRecall'))
+    cfg.default_hooks.checkpoint.save_best = 'i2t/retrieval/Recall@1'
     check.check_config(cfg)
 
 

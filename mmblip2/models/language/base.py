@@ -29,9 +29,9 @@ class LanguageModel(nn.Module):
         model (str, optional): Folder with a Hugging Face model (or a name on its hub).
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
-            ``model``: settings that replace those of the folder.
+            ``model``: settings that replace those of the folder, which must be of the same ``model_type``.
         weights (str, optional): An mmblip2 checkpoint whose ``language_model.`` tensors are loaded.
-        tokenizer (str, optional): Folder of the tokenizer; default: ``model``.
+        tokenizer (str or tokenizer, optional): Folder of the tokenizer, or a ready one; default: ``model``.
         dtype (str): Type of the weights: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
         max_text_len (int): Longest text of a training sample, in tokens.
         attention (str, optional): ``attn_implementation`` of transformers. Training under bfloat16 autocast on
@@ -61,9 +61,18 @@ class LanguageModel(nn.Module):
                               "Hugging Face model>, or config=dict(model_type='opt', ...) for random weights")
         if model is None and tokenizer is None:
             raise ConfigError('the language model has no tokenizer: set tokenizer=<folder>')
-        self.tokenizer = _load_tokenizer(tokenizer or model)
-        self.model = (_from_config(auto_class, config, self.tokenizer, dtype, attention) if model is None
-                      else _from_folder(auto_class, model, config, dtype, attention))
+        self.tokenizer = tokenizer or model
+        if isinstance(self.tokenizer, str):
+            self.tokenizer = _load_tokenizer(self.tokenizer)
+        if model is None:
+            self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
+        else:
+            overrides = plain(config or {})
+            model_type = overrides.pop('model_type', None)
+            self.model = _from_folder(auto_class, model, overrides, dtype, attention)
+            if model_type not in (None, self.model.config.model_type):
+                raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
+                                  f'config says {model_type!r}: give the folder and the config of one model')
         self.weights_source = model
         self.max_text_len = max_text_len
 

@@ -229,6 +229,14 @@ def test_a_saved_folder_loads_with_equal_weights_and_names_its_source(folder, op
     torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS)[0], expected)
 
 
+def test_a_folder_and_the_config_of_its_architecture_go_together(folder, opt, prefix, tmp_path):
+    opt.model.save_pretrained(tmp_path)
+    loaded = CausalLM(model=str(tmp_path), config=OPT, tokenizer=folder).eval()
+    torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS)[0], opt.loss(prefix, PROMPTS, TARGETS)[0])
+    with pytest.raises(ConfigError, match="is of model_type 'opt', its config says 'llama': give the folder and the"):
+        CausalLM(model=str(tmp_path), config=dict(model_type='llama'), tokenizer=folder)
+
+
 def test_a_checkpoint_file_loads_with_equal_weights_and_names_its_source(folder, opt, tmp_path):
     pytest.importorskip('mmblip2.checkpoints.io')
     state = {f'language_model.{key}': value for key, value in opt.state_dict().items()}

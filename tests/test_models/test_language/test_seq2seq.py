@@ -94,6 +94,24 @@ def test_trained_text_comes_back_and_a_batch_equals_single_runs(folder, prefix):
         assert lm.generate(prefix[i:i + 1], PROMPTS[i:i + 1], max_new_tokens=12) == TARGETS[i:i + 1]
 
 
+def test_flan_t5_keeps_its_weights_with_the_activation_of_lavis(folder, tmp_path):
+    """The hub's Flan-T5 has an output layer of its own and says gelu_new; the shipped configs override the latter."""
+    import json
+
+    from safetensors.torch import save_file
+    lm = build(folder)
+    state = {key: value.clone() for key, value in lm.model.state_dict().items() if 'embed_tokens' not in key}
+    state['lm_head.weight'] = torch.randn_like(state['lm_head.weight'])
+    save_file(state, tmp_path / 'model.safetensors', metadata=dict(format='pt'))
+    architecture = dict(T5, vocab_size=lm.model.config.vocab_size)
+    (tmp_path / 'config.json').write_text(json.dumps(dict(
+        architecture, tie_word_embeddings=False, architectures=['T5ForConditionalGeneration'])))
+    loaded = Seq2SeqLM(model=str(tmp_path), tokenizer=folder, config=dict(architecture, dense_act_fn='gelu'))
+    assert loaded.model.config.dense_act_fn == 'gelu'
+    assert torch.equal(loaded.model.lm_head.weight, state['lm_head.weight'])
+    assert torch.equal(loaded.model.encoder.embed_tokens.weight, state['shared.weight'])
+
+
 def test_the_loss_depends_on_the_prefix(lm, prefix):
     assert abs(lm.loss(prefix.flip(0), PROMPTS, TARGETS)[0] - lm.loss(prefix, PROMPTS, TARGETS)[0]) > 0.01
 

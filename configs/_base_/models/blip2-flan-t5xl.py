@@ -1,0 +1,13 @@
+# ViT-g, Q-Former without its text half, frozen Flan-T5-XL in bfloat16 (T5 overflows in float16).
+# The hub's weights bring an output layer of their own (65.8 M parameters); this shape ties it to the embeddings.
+_base_ = ['blip2_vit-g.py']
+
+model = dict(
+    type='Blip2Generation',
+    language_model=dict(
+        type='Seq2SeqLM', model='google/flan-t5-xl', dtype='bfloat16', max_text_len=32,
+        config=dict(
+            model_type='t5', vocab_size=32128, num_layers=24, num_decoder_layers=24, d_kv=64,
+            feed_forward_proj='gated-gelu', dense_act_fn='gelu',  # as LAVIS; the hub's has gelu_new
+            d_model=2048, num_heads=32, d_ff=5120)),
+    frozen=('vision', 'language_model'))

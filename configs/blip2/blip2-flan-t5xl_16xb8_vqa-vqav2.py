@@ -1,0 +1,28 @@
+# VQA fine-tuned from stage 2 with Flan-T5-XL: vision encoder and Q-Former trained, language model frozen, the question
+# read by the Q-Former, too (paper, section 4.3). LAVIS never published this recipe.
+#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xl_16xb8_vqa-vqav2.py 8
+#   python tools/train.py configs/blip2/blip2-flan-t5xl_16xb8_vqa-vqav2.py
+#   python tools/test.py \
+#       configs/blip2/blip2-flan-t5xl_16xb8_vqa-vqav2.py work_dirs/blip2-flan-t5xl_16xb8_vqa-vqav2
+# Expected (paper, table 4), from the VQA server: 81.55 on test-dev, 81.66 on test-std.
+_base_ = [
+    '../_base_/models/blip2-flan-t5xl.py', '../_base_/datasets/vqav2_490.py',
+    '../_base_/schedules/blip2_finetune.py', '../_base_/default_runtime.py'
+]
+
+load_from = [  # the text half of the Q-Former from stage 1, everything else from stage 2
+    dict(checkpoint='work_dirs/blip2_vit-g_stage1'),
+    dict(checkpoint='work_dirs/blip2-flan-t5xl_stage2'),
+]
+model = dict(
+    vision=dict(image_size=490, grad_checkpointing=True),
+    qformer=dict(vocab_size=30523),
+    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased'),
+    frozen=('language_model', ),
+    generation=dict(num_beams=5, max_new_tokens=10, length_penalty=-1.))
+
+train_dataloader = dict(batch_size=8)  # 16 x 8 = 128
+auto_scale_lr = dict(base_batch_size=128)
+optim_wrapper = dict(dtype='bfloat16', paramwise_cfg=dict(layer_decay=0.95))
+default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
+log_processor = dict(by_epoch=True)

@@ -1,0 +1,21 @@
+# BLIP-2 stage 2 with ViT-g and Flan-T5-XL: the second part of a caption from the image and its first part,
+# vision encoder and language model frozen. Trained parameters: 106.74 M (paper: 107 M).
+#   bash tools/dist_train.sh configs/blip2/blip2-flan-t5xl_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-flan-t5xl_stage2.py
+# Hardware of the paper: 16 A100 40G.
+# Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 63.1 on val and 63.0 on test-dev, OK-VQA 40.7,
+# GQA 44.2 (accuracy in percent; prompt "Question: {} Short answer:", 5 beams, length penalty -1).
+_base_ = [
+    '../_base_/models/blip2-flan-t5xl.py', '../_base_/datasets/pretrain_prefix_224.py',
+    '../_base_/schedules/blip2_pretrain.py', '../_base_/default_runtime.py'
+]
+
+load_from = 'work_dirs/blip2_vit-g_stage1'  # the text half and the heads are dropped, and the log says so
+train_dataloader = dict(batch_size=95)  # 16 x 95 = 1520; LAVIS's config: 16 x 64
+auto_scale_lr = dict(base_batch_size=1520)
+train_cfg = dict(max_iters=80000)
+optim_wrapper = dict(dtype='bfloat16')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=2000),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=2000, eta_min=5e-5),  # LAVIS's config: 1e-5
+]

@@ -1,0 +1,19 @@
+# Zero-shot captioning of COCO at 364 px by the published stage 2 with OPT-2.7B (named as in mmpretrain).
+#   python tools/test.py configs/blip2/blip2-opt2.7b_8xb32_caption.py CHECKPOINT
+#   bash tools/dist_test.sh configs/blip2/blip2-opt2.7b_8xb32_caption.py CHECKPOINT 8
+# Expected (mmpretrain's model zoo, blip2-opt2.7b_3rdparty-zeroshot_caption), COCO: BLEU-4 32.90, CIDEr 111.10.
+_base_ = ['../_base_/models/blip2-opt2.7b.py', '../_base_/default_runtime.py']
+
+model = dict(
+    vision=dict(image_size=364),
+    generation=dict(num_beams=5, max_new_tokens=30))
+
+test_dataloader = dict(
+    batch_size=32, num_workers=8, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='COCOCaption', data_root='data/coco', ann_file='annotations/coco_karpathy_val.json', test_mode=True,
+        pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=364),
+                  dict(type='CaptionPrompt', prompt='a photo of'), dict(type='PackInputs')]))
+test_cfg = dict(type='TestLoop', autocast='float16')
+test_evaluator = dict(type='COCOCaptionMetric')

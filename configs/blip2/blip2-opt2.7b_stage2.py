@@ -1,0 +1,20 @@
+# BLIP-2 stage 2 with ViT-g and OPT-2.7B: captions from images,
+# vision encoder and language model frozen. Trained parameters: 107.13 M (paper: 107 M).
+#   bash tools/dist_train.sh configs/blip2/blip2-opt2.7b_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-opt2.7b_stage2.py
+# Hardware of the paper: 16 A100 40G.
+# Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 53.5 on val and 52.3 on test-dev, OK-VQA 31.7,
+# GQA 34.6 (accuracy in percent; prompt "Question: {} Answer:", 5 beams, length penalty -1).
+_base_ = [
+    '../_base_/models/blip2-opt2.7b.py', '../_base_/datasets/pretrain_224.py',
+    '../_base_/schedules/blip2_pretrain.py', '../_base_/default_runtime.py'
+]
+
+load_from = 'work_dirs/blip2_vit-g_stage1'  # the text half and the heads are dropped, and the log says so
+train_dataloader = dict(batch_size=120)  # 16 x 120 = 1920; LAVIS's config: 16 x 64
+auto_scale_lr = dict(base_batch_size=1920)
+train_cfg = dict(max_iters=80000)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=2000),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=2000, eta_min=5e-5),  # LAVIS's config: 1e-5
+]

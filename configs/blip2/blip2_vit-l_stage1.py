@@ -1,0 +1,32 @@
+# BLIP-2 stage 1 with ViT-L: ITC + ITM + ITG, the vision encoder frozen. Trained parameters: 183.17 M.
+#   bash tools/dist_train.sh configs/blip2/blip2_vit-l_stage1.py 8
+#   python tools/train.py configs/blip2/blip2_vit-l_stage1.py
+#   python tools/test.py configs/blip2/blip2_vit-l_stage1.py work_dirs/blip2_vit-l_stage1
+# Hardware of the paper: 16 A100 40G. Expected: the paper has no metric of stage 1 alone; retrieval is
+# reported after fine-tuning on COCO (table 5), see blip2_vit-l_16xb14_retrieval-coco.py.
+_base_ = [
+    '../_base_/models/blip2_vit-l.py', '../_base_/datasets/pretrain_224.py', '../_base_/schedules/blip2_pretrain.py',
+    '../_base_/default_runtime.py'
+]
+
+model = dict(
+    type='Blip2Representation',
+    qformer=dict(vocab_size=30523, bert='data/pretrained/bert-base-uncased'),  # 30522 of BERT and [DEC]
+    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased'),
+    embed_dim=256,
+    max_text_len=32,
+    frozen=('vision', ))
+
+train_dataloader = dict(batch_size=145)  # 16 x 145 = 2320
+auto_scale_lr = dict(base_batch_size=2320)
+train_cfg = dict(max_iters=250000)
+
+test_dataloader = dict(
+    batch_size=32, num_workers=8, collate_fn=dict(type='pseudo_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='COCORetrieval', data_root='data/coco', ann_file='annotations/coco_karpathy_test.json', test_mode=True,
+        pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'),
+                  dict(type='PackInputs')]))
+test_cfg = dict(type='RetrievalTestLoop', k_test=128)
+test_evaluator = dict(type='RetrievalRecall')

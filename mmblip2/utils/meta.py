@@ -1,0 +1,114 @@
+"""Build a model for its shapes alone: no memory, no weights, no tokenizer files, no network."""
+import inspect
+from pathlib import Path
+
+from ..errors import ConfigError
+
+_BUILT_WITHOUT = {'weights': None, 'bert': None}
+
+
+def build_on_meta(model_cfg):
+    """Build a model whose parameters are on torch's meta device: they have shapes and no values.
+
+    Frozen parts load no weights, a tokenizer is replaced by one of the declared size (``qformer.vocab_size``, and
+    ``config.vocab_size`` of the language model), and a language model is built from its ``config`` alone. A local
+    folder with a ``config.json`` is used where the config does not give the architecture.
+
+    Args:
+        model_cfg (dict): The ``model`` of a config; it is not changed.
+
+    Returns:
+        nn.Module: What can be counted and listed, not run.
+
+    Raises:
+        ConfigError: The architecture or the vocabulary size of a language model is said nowhere.
+    """
+    import torch
+    from mmengine.registry import DefaultScope
+
+    from ..registry import MODELS
+    cfg = _without_files(model_cfg)
+    if 'allow_random' in inspect.signature(MODELS.get(cfg['type'])).parameters:
+        cfg['allow_random'] = True
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmblip2'):
+        return MODELS.build(cfg)
+
+
+def _without_files(node, qformer_vocab=None):
+    """Copy of a model config in which nothing points to a file."""
+    if isinstance(node, (list, tuple)):
+        return [_without_files(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    words = (node.get('qformer') or {}).get('vocab_size')
+    copy = {}
+    for key, value in node.items():
+        if key == 'tokenizer' and isinstance(value, dict) and words is not None:
+            copy[key] = dict(type='SizeOnlyTokenizer', size=words)
+        elif key == 'config':  # another package's: kept as it is
+            copy[key] = dict(value)
+        elif key in _BUILT_WITHOUT:
+            copy[key] = _BUILT_WITHOUT[key]
+        else:
+            copy[key] = _without_files(value)
+    if isinstance(copy.get('model'), str) or 'config' in copy:
+        copy['config'] = _architecture(copy)
+        copy.pop('model', None)
+        if 'tokenizer' in copy or _is_language_model(copy):
+            copy['tokenizer'] = dict(type='SizeOnlyTokenizer', size=_vocabulary(copy, node))
+    return copy
+
+
+def _is_language_model(cfg):
+    from ..models.language.base import LanguageModel
+    from ..registry import MODELS
+    kind = MODELS.get(cfg['type'])
+    return isinstance(kind, type) and issubclass(kind, LanguageModel)
+
+
+def _architecture(cfg):
+    """Settings with their ``model_type``, from the config and from the ``config.json`` of a local folder."""
+    config = dict(cfg.get('config') or {})
+    folder = cfg.get('model')
+    path = Path(folder or '', 'config.json')
+    if folder and path.is_file():
+        from transformers import AutoConfig
+        found = AutoConfig.from_pretrained(folder).to_dict()
+        found.pop('transformers_version', None)
+        config = {**found, **config}
+    if 'model_type' not in config:
+        raise ConfigError(f'the architecture of {cfg["type"]} {folder} is unknown without its files: {path} is not '
+                          "there, and the config does not say it with config=dict(model_type='opt', ...)")
+    return config
+
+
+def _vocabulary(cfg, node):
+    """Number of embeddings of a language model."""
+    if 'vocab_size' in cfg['config']:
+        return cfg['config']['vocab_size']
+    folder = node.get('tokenizer')
+    if isinstance(folder, str) and Path(folder, 'tokenizer.json').is_file():
+        from transformers import AutoTokenizer
+        return len(AutoTokenizer.from_pretrained(folder))
+    raise ConfigError(f'the vocabulary size of {cfg["type"]} is unknown: config has no vocab_size, and there is no '
+                      f'tokenizer in {folder}')
+
+
+def count_parameters(model):
+    """Numbers of parameters, tied ones once.
+
+    Args:
+        model (nn.Module): Any.
+
+    Returns:
+        dict: ``trainable``, ``frozen``, ``total``, and ``parts``: for each direct child with parameters (and '' for the
+        model's own) ``trainable`` and ``frozen``.
+    """
+    parts = {}
+    for name, parameter in model.named_parameters():
+        part = name.split('.')[0] if '.' in name else ''
+        counts = parts.setdefault(part, dict(trainable=0, frozen=0))
+        counts['trainable' if parameter.requires_grad else 'frozen'] += parameter.numel()
+    trainable = sum(part['trainable'] for part in parts.values())
+    frozen = sum(part['frozen'] for part in parts.values())
+    return dict(trainable=trainable, frozen=frozen, total=trainable + frozen, parts=parts)

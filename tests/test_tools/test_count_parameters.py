@@ -1,0 +1,50 @@
+"""The parameter counts of the paper follow from the shipped configs alone."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MILLIONS = {  # trained parameters; the paper prints 188 M (ViT-g, stage 1) and 107, 108, 107, 108 M (stage 2)
+    'blip2_vit-g_stage1': 186.71, 'blip2_vit-l_stage1': 183.17, 'blip2-opt2.7b_stage2': 107.13,
+    'blip2-opt6.7b_stage2': 108.31, 'blip2-flan-t5xl_stage2': 106.74, 'blip2-flan-t5xxl_stage2': 108.31}
+
+
+def main(*args):
+    """The tool's main in this process."""
+    path = ROOT / 'tools' / 'analysis_tools' / 'count_parameters.py'
+    spec = importlib.util.spec_from_file_location('count_parameters', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(arg) for arg in args])
+
+
+FINE_TUNED = {  # with the vision encoder; the paper prints 1.2 B, 474 M, 1.1 B and 1.2 B
+    'blip2_vit-g_16xb14_retrieval-coco': (1173.19, 0.01), 'blip2_vit-l_16xb14_retrieval-coco': (474, 0.5),
+    'blip2-opt2.7b_16xb16_caption-coco': (1093.62, 0.01), 'blip2-opt2.7b_16xb8_vqa-vqav2': (1170, 10)}
+
+
+@pytest.mark.parametrize('name', FINE_TUNED)
+def test_fine_tuning_trains_the_vision_encoder(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(ROOT / 'configs' / 'blip2' / f'{name}.py')
+    counts = json.loads(capsys.readouterr().out)
+    millions, tolerance = FINE_TUNED[name]
+    assert counts['trainable'] / 1e6 == pytest.approx(millions, abs=tolerance)
+    assert counts['parts']['vision']['frozen'] == 0
+
+
+@pytest.mark.parametrize('name, millions', MILLIONS.items())
+def test_trained_parameters_are_those_of_the_paper(name, millions, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(ROOT / 'configs' / 'blip2' / f'{name}.py')
+    out = capsys.readouterr().out
+    counts = json.loads(out)
+    assert out.count('\n') == 1 and set(counts) == {'trainable', 'frozen', 'total', 'parts'}
+    assert counts['trainable'] / 1e6 == pytest.approx(millions, abs=0.01)
+    assert counts['total'] == counts['trainable'] + counts['frozen']
+    assert sum(sum(part.values()) for part in counts['parts'].values()) == counts['total']
+    assert counts['parts']['vision']['trainable'] == 0
+    if 'vit-l' not in name:
+        assert counts['parts']['vision']['frozen'] / 1e6 == pytest.approx(985.89, abs=0.01)
