@@ -53,7 +53,7 @@ class DataSample(BaseDataElement):
                                       VQAPrompt, TextCorpus
     target        str                 CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
                                       VQAPrompt, TextCorpus
-    qformer_text  str                 CaptionPrompt, VQAPrompt                 Q-Former, beside the queries
+    qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
     question      str                 COCOVQA                        result pages
     question_id   int                 COCOVQA                        VQA metric, submission file

@@ -1,4 +1,5 @@
-# Step 0b: a small ViT learns which object each of its patches shows, and where that is (labels derived from the train scenes).
+# Step 0b: a small ViT learns which object each of its patches shows, and where that is (labels derived from the
+# train scenes).
 #   python tools/train.py configs/quickstart/vision_encoder.py
 _base_ = ['../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py']
 shapes = '{{$MMBLIP2_SHAPES:data/shapes}}'
