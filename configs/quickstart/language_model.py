@@ -13,7 +13,7 @@ model = dict(
         tokenizer=shapes + '/tokenizers/opt', max_text_len=64, attention='eager'))
 
 train_dataloader = dict(
-    batch_size=32, num_workers=1, collate_fn=dict(type='pseudo_collate'),
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(type='TextCorpus', data_root=shapes, ann_file='annotations/documents_train.txt',
                  pipeline=[dict(type='PackInputs')]))

@@ -17,7 +17,7 @@ model = dict(
     frozen=('vision', ))
 
 train_dataloader = dict(
-    batch_size=32, num_workers=1, collate_fn=dict(type='pseudo_collate'),
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
         type='COCORetrieval', data_root=shapes, ann_file='annotations/karpathy_train.json',

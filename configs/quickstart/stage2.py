@@ -24,7 +24,7 @@ model = dict(
     generation=dict(num_beams=3, max_new_tokens=40))
 
 train_dataloader = dict(
-    batch_size=32, num_workers=1, collate_fn=dict(type='pseudo_collate'),
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
         type='COCOCaption', data_root=shapes, ann_file='annotations/karpathy_train.json',

@@ -10,7 +10,7 @@ model = dict(
     num_classes=dict(shape=7, colour=9, size=3, region=10))
 
 train_dataloader = dict(
-    batch_size=32, num_workers=1, collate_fn=dict(type='pseudo_collate'),
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(type='SceneLabels', data_root=shapes, ann_file='annotations/scene_labels_train.json',
                  pipeline=[dict(type='LoadImage'), dict(type='PackInputs')]))

@@ -27,7 +27,7 @@ model = dict(
     generation=dict(num_beams=3, max_new_tokens=8, length_penalty=-1.))
 
 train_dataloader = dict(
-    batch_size=32, num_workers=1, collate_fn=dict(type='pseudo_collate'),
+    batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
         type='COCOVQA', data_root=shapes, question_file='annotations/questions_train.json',
