@@ -196,15 +196,16 @@ def test_generation_depends_on_the_prefix(opt, prefix):
 
 
 def test_trained_text_comes_back_and_stops_at_the_ending(folder, prefix):
-    lm = build(folder).train()
+    lm = build(folder)      # without dropout: the loss falls by a straight way on every machine
     optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
     prompts = ['a photo of', '', 'Answer:']
-    for _ in range(40):
+    for _ in range(200):
         loss, count = lm.loss(prefix, prompts, TARGETS)
+        if loss < 0.01 * count:
+            break
         optimizer.zero_grad()
         (loss / count).backward()
         optimizer.step()
-    lm.eval()
     assert lm.generate(prefix, prompts, max_new_tokens=20) == TARGETS
     assert lm.generate(prefix, prompts, max_new_tokens=20, num_beams=3) == TARGETS
     longer = lm.generate(prefix, prompts, max_new_tokens=20, min_new_tokens=15)

@@ -80,14 +80,15 @@ def test_gradient_flows_through_the_frozen_model_to_every_prefix_token(folder, p
 
 
 def test_trained_text_comes_back_and_a_batch_equals_single_runs(folder, prefix):
-    lm = build(folder).train()
+    lm = build(folder)      # without dropout: the loss falls by a straight way on every machine
     optimizer = torch.optim.Adam(lm.parameters(), 1e-2)
-    for _ in range(60):
+    for _ in range(200):
         loss, count = lm.loss(prefix, PROMPTS, TARGETS)
+        if loss < 0.01 * count:
+            break
         optimizer.zero_grad()
         (loss / count).backward()
         optimizer.step()
-    lm.eval()
     assert lm.generate(prefix, PROMPTS, max_new_tokens=12) == TARGETS
     assert lm.generate(prefix, PROMPTS, max_new_tokens=12, num_beams=3, length_penalty=-1.0) == TARGETS
     for i in range(3):
