@@ -19,3 +19,17 @@ class DataError(MMBlip2Error):
 
 class CheckpointError(MMBlip2Error):
     """A checkpoint or a frozen part is missing, broken, or belongs to another model."""
+
+
+def first_lines(error, count=1):
+    """The gist of another package's error, for the end of one of our messages.
+
+    Args:
+        error (Exception): Any; one without a message gives the name of its class.
+        count (int): Lines of the message that are kept, joined by spaces.
+
+    Returns:
+        str: One line.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ' '.join(line.strip() for line in lines[:count])

@@ -51,7 +51,8 @@ def main(argv=None):
     if args.amp:
         cfg.test_cfg.setdefault('autocast', 'auto')
     if args.shuffle_images:
-        check.innermost_dataset(cfg.test_dataloader.dataset).shuffle_images = True
+        for _, dataset in check.innermost_datasets(cfg.test_dataloader.dataset):
+            dataset.shuffle_images = True
     for path in (args.dump, args.out if args.out_item == 'pred' else None):
         if path:
             check.dump_predictions(cfg, path)

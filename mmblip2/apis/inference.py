@@ -27,7 +27,6 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
         CheckpointError: The checkpoint does not fit, or a frozen part is missing or another one.
     """
     from mmengine.config import Config
-    from mmengine.logging import print_log
     from mmengine.registry import DefaultScope
 
     from mmblip2.checkpoints import io
@@ -48,8 +47,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
             raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
     with DefaultScope.overwrite_default_scope('mmblip2'):
         built = MODELS.build(cfg.model)
-    for note in io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).notes:
-        print_log(f'weights from {pretrained}: {note}', logger='current')
+    io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).log_notes()
     built._config = cfg
     return built.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
 

@@ -10,20 +10,15 @@ import torch
 
 from ..errors import CheckpointError
 from .io import _some
+from .vision import BLIP2_INSIDE, BLIP2_OUTSIDE
 
 _LAYER = 'qformer.encoder.layer.{}.'
 
 # transformers -> ours; modules, of which the parameters keep their names, and single parameters
 _KEYS = {
-    'vision_model.embeddings.class_embedding': 'vision.cls_token',
-    'vision_model.embeddings.position_embedding': 'vision.pos_embed',
-    'vision_model.embeddings.patch_embedding': 'vision.patch_embed',
-    'vision_model.encoder.layers.{}.layer_norm1': 'vision.blocks.{}.norm1',
-    'vision_model.encoder.layers.{}.layer_norm2': 'vision.blocks.{}.norm2',
-    'vision_model.encoder.layers.{}.self_attn.qkv': 'vision.blocks.{}.attn.qkv',
-    'vision_model.encoder.layers.{}.self_attn.projection': 'vision.blocks.{}.attn.proj',
-    'vision_model.encoder.layers.{}.mlp.fc1': 'vision.blocks.{}.mlp.fc1',
-    'vision_model.encoder.layers.{}.mlp.fc2': 'vision.blocks.{}.mlp.fc2',
+    **{f'vision_model.{theirs}': f'vision.{ours}' for theirs, ours in BLIP2_OUTSIDE.items()},
+    **{f'vision_model.encoder.layers.{{}}.{theirs}': f'vision.blocks.{{}}.{ours}'
+       for theirs, ours in BLIP2_INSIDE.items()},
     'vision_model.post_layernorm': 'vision_norm',
     'query_tokens': 'qformer.queries',
     _LAYER + 'attention.attention.query': 'qformer.layers.{}.attention.query',

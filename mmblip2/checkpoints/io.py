@@ -61,6 +61,12 @@ class LoadReport:
             lines.append(f'  dropped: {_some(_prefixes(self.dropped), 12)}')
         return '\n'.join(lines + [f'  {note}' for note in self.notes])
 
+    def log_notes(self):
+        """Log what was changed on the way, for callers that do not log the whole report."""
+        from mmengine.logging import print_log
+        for note in self.notes:
+            print_log(f'weights from {self.path}: {note}', logger='current')
+
 
 def _prefixes(keys):
     """Keys shortened to their first two levels, with the number of keys: 'qformer.bert (36)'."""

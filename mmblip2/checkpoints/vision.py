@@ -19,15 +19,18 @@ class _Layout(NamedTuple):
     inside: Dict[str, str]
 
 
+# transformers' Blip2VisionModel, outside and inside its blocks; one name of ours for each of theirs
+BLIP2_OUTSIDE = {'embeddings.class_embedding': 'cls_token', 'embeddings.position_embedding': 'pos_embed',
+                 'embeddings.patch_embedding': 'patch_embed'}
+BLIP2_INSIDE = {'layer_norm1': 'norm1', 'layer_norm2': 'norm2', 'mlp.fc1': 'mlp.fc1', 'mlp.fc2': 'mlp.fc2',
+                'self_attn.qkv': 'attn.qkv', 'self_attn.projection': 'attn.proj'}
+
 _LAYOUTS = (
-    _Layout(
+    _Layout(  # Blip2VisionModel, and what CLIP calls otherwise
         'transformers', 'embeddings.patch_embedding.weight', 'encoder.layers',
-        {'embeddings.class_embedding': 'cls_token', 'embeddings.position_embedding.weight': 'pos_embed',
-         'embeddings.position_embedding': 'pos_embed', 'embeddings.patch_embedding': 'patch_embed',
-         'pre_layrnorm': 'pre_norm'},
-        {'layer_norm1': 'norm1', 'layer_norm2': 'norm2', 'mlp.fc1': 'mlp.fc1', 'mlp.fc2': 'mlp.fc2',
-         'self_attn.qkv': 'attn.qkv', 'self_attn.projection': 'attn.proj', 'self_attn.out_proj': 'attn.proj',
-         'self_attn.q_proj': 'attn.qkv@0', 'self_attn.k_proj': 'attn.qkv@1', 'self_attn.v_proj': 'attn.qkv@2'}),
+        {'embeddings.position_embedding.weight': 'pos_embed', **BLIP2_OUTSIDE, 'pre_layrnorm': 'pre_norm'},
+        {**BLIP2_INSIDE, 'self_attn.out_proj': 'attn.proj', 'self_attn.q_proj': 'attn.qkv@0',
+         'self_attn.k_proj': 'attn.qkv@1', 'self_attn.v_proj': 'attn.qkv@2'}),
     _Layout(
         'OpenAI CLIP', 'ln_pre.weight', 'transformer.resblocks',
         {'class_embedding': 'cls_token', 'positional_embedding': 'pos_embed', 'conv1': 'patch_embed',

@@ -49,6 +49,7 @@ class _RetrievalLoop(BaseLoop):
         self.text_batch_size = text_batch_size
         self.autocast = runner.eval_autocast if autocast is None else autocast
         self.out_file = out_file
+        self.ranking = None  # on the main process, what was written of the last run
         dataset = self.dataloader.dataset
         if not (hasattr(dataset, 'texts') and hasattr(dataset, 'text_to_image')):
             raise ConfigError(f'{type(self).__name__} needs a retrieval data set in test mode (texts and '

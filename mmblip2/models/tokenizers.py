@@ -4,7 +4,7 @@ from typing import List, NamedTuple
 
 import torch
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import ConfigError, first_lines
 from mmblip2.registry import MODELS
 
 from .hub import TOKENIZER_FILES, cannot_read
@@ -37,7 +37,7 @@ class BertTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f'no BERT tokenizer could be read from {path!r}: {cannot_read(path, TOKENIZER_FILES)} '
-                              f'({str(error).strip().splitlines()[0]})') from error
+                              f'({first_lines(error)})') from error
         for name in ('cls', 'sep', 'pad'):
             if getattr(tokenizer, f'{name}_token_id') is None:
                 raise ConfigError(f'the tokenizer in {path!r} has no {name}_token: a BERT tokenizer is needed')

@@ -86,11 +86,14 @@ def adjust_dataloaders(cfg, no_pin_memory, no_persistent_workers):
             loader['persistent_workers'] = False
 
 
-def innermost_dataset(dataset):
-    """The data set config below RepeatDataset and the like."""
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset['dataset']
-    return dataset
+def innermost_datasets(dataset, path='dataset'):
+    """(path, config) of the data sets below RepeatDataset, ConcatDataset and the like."""
+    if isinstance(dataset.get('dataset'), dict):
+        return innermost_datasets(dataset['dataset'], f'{path}.dataset')
+    if isinstance(dataset.get('datasets'), (list, tuple)):
+        return [found for where, item in _each(dataset['datasets'], f'{path}.datasets', always_list=True)
+                for found in innermost_datasets(item, where)]
+    return [(path, dataset)]
 
 
 def dump_predictions(cfg, path):
@@ -244,7 +247,7 @@ class _Checker:
             kind = None
         if kind is None:
             package = name.split('.')[0]
-            if package != name and find_spec(package) is None:
+            if package not in ('', name) and find_spec(package) is None:
                 self.add(f'{path}.type', f'{name!r} needs the package {package}, which is not installed: pip install '
                                          f'it (requirements/real.txt has those of the shipped configs)')
                 return None
@@ -354,7 +357,7 @@ class _Checker:
             loader = self.cfg.get(f'{split}_dataloader')
             if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
                 continue
-            for path, dataset in _innermost_datasets(loader['dataset'], f'{split}_dataloader.dataset'):
+            for path, dataset in innermost_datasets(loader['dataset'], f'{split}_dataloader.dataset'):
                 sizes = [(number, item['scale']) for number, item in enumerate(dataset.get('pipeline') or [])
                          if isinstance(item, dict) and item.get('type') in _RESIZES and 'scale' in item]
                 if sizes and _pair(sizes[-1][1]) != _pair(size):
@@ -392,16 +395,6 @@ def _each(value, path, always_list=False):
 def _child(registry):
     """Our registry below one of mmengine's roots, or the root itself where we have none."""
     return registry._search_child('mmblip2') or registry
-
-
-def _innermost_datasets(dataset, path):
-    """(path, config) of the data sets below RepeatDataset, ConcatDataset and the like."""
-    if isinstance(dataset.get('dataset'), dict):
-        return _innermost_datasets(dataset['dataset'], f'{path}.dataset')
-    if isinstance(dataset.get('datasets'), (list, tuple)):
-        return [found for where, item in _each(dataset['datasets'], f'{path}.datasets', always_list=True)
-                for found in _innermost_datasets(item, where)]
-    return [(path, dataset)]
 
 
 def _lineage(registry):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-_BUILT_WITHOUT = {'weights': None, 'bert': None}
+_BUILT_WITHOUT = ('weights', 'bert')  # arguments that name files; None does without
 
 
 def build_on_meta(model_cfg):
@@ -34,7 +34,7 @@ def build_on_meta(model_cfg):
         return MODELS.build(cfg)
 
 
-def _without_files(node, qformer_vocab=None):
+def _without_files(node):
     """Copy of a model config in which nothing points to a file."""
     if isinstance(node, (list, tuple)):
         return [_without_files(item) for item in node]
@@ -48,7 +48,7 @@ def _without_files(node, qformer_vocab=None):
         elif key == 'config':  # another package's: kept as it is
             copy[key] = dict(value)
         elif key in _BUILT_WITHOUT:
-            copy[key] = _BUILT_WITHOUT[key]
+            copy[key] = None
         else:
             copy[key] = _without_files(value)
     if isinstance(copy.get('model'), str) or 'config' in copy:

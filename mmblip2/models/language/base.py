@@ -10,7 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import ConfigError, first_lines
 
 from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
 
@@ -206,7 +206,7 @@ def _load_tokenizer(folder):
         return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f'no tokenizer could be loaded from {folder}: {cannot_read(folder, TOKENIZER_FILES)} '
-                          f'({_first_line(error)})') from error
+                          f'({first_lines(error)})') from error
 
 
 def _from_folder(auto_class, folder, overrides, dtype, attention):
@@ -225,7 +225,7 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
                 ignore_mismatched_sizes=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
-                          f'({_first_line(error)})') from error
+                          f'({first_lines(error)})') from error
     _check_loaded(model, info, folder)
     return model
 
@@ -305,7 +305,7 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
                                                            attn_implementation=attention)
     except ValueError as error:
         raise ConfigError(f'config of the language model: model_type={model_type!r} does not fit '
-                          f'{auto_class} ({_first_line(error)})') from error
+                          f'{auto_class} ({first_lines(error)})') from error
 
 
 def plain(value):
@@ -315,7 +315,3 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
-
-
-def _first_line(error):
-    return str(error).strip().split('\n')[0]

@@ -15,7 +15,7 @@ import os
 import torch
 from torch import nn
 
-from mmblip2.errors import CheckpointError, ConfigError
+from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
@@ -23,12 +23,6 @@ __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
 _PACKAGE = 'package://'
 _DTYPES = ('float32', 'bfloat16', 'float16')
 _BUILD_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, KeyError, IndexError)
-
-
-def _first_line(error):
-    """The gist of another package's error; transformers' validators put it on the second line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return ' '.join(line.strip() for line in lines[:2])
 
 
 def to_tokens(features):
@@ -90,7 +84,7 @@ class _TokenEncoder(nn.Module):
                 tokens = self(torch.zeros(1, 3, self.image_size, self.image_size))
         except _BUILD_ERRORS as error:
             raise ConfigError(f'{name}: {type(self.module).__name__} cannot encode an image of {self.image_size} x '
-                              f'{self.image_size} pixels ({_first_line(error)}): choose another image_size or '
+                              f'{self.image_size} pixels ({first_lines(error, 2)}): choose another image_size or '
                               'another encoder') from error
         self.train(training)
         used = _parameters_behind(tokens)
@@ -183,7 +177,7 @@ class MMPretrainBackbone(_TokenEncoder):
             with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
                 self.module = registry.build(dict(type=name, **kwargs))
         except _BUILD_ERRORS as error:
-            raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {_first_line(error)}') from error
+            raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {first_lines(error, 2)}') from error
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
             load_weights(self.module, weights, prefix='backbone')
@@ -228,9 +222,9 @@ class HFVisionEncoder(_TokenEncoder):
                 encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype))
-        except Exception as error:  # the validators of its configs have error classes of their own
+        except Exception as error:  # its validators have error classes of their own, with the gist on the second line
             raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
-                              f'{_first_line(error)}') from error
+                              f'{first_lines(error, 2)}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
         if encoder.main_input_name != 'pixel_values':
             raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '

@@ -139,7 +139,8 @@ class VisionTransformer(nn.Module):
         self._align_corners = pre_norm
         self._init_weights()
         if weights:
-            self._load(weights)
+            from mmblip2.checkpoints.io import load_weights
+            load_weights(self, weights, prefix='vision').log_notes()
 
     def _init_weights(self):
         for parameter in (self.cls_token, self.pos_embed):
@@ -149,13 +150,6 @@ class VisionTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    def _load(self, weights):
-        from mmengine.logging import print_log
-
-        from mmblip2.checkpoints.io import load_weights
-        for note in load_weights(self, weights, prefix='vision').notes:
-            print_log(f'weights from {weights}: {note}', logger='current')
 
     def adapt_weights(self, state: Dict[str, torch.Tensor]) -> Tuple[Dict[str, torch.Tensor], List[str]]:
         """Weights of this encoder as another one has them: names of other projects, positions of another image size.
