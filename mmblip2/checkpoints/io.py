@@ -16,7 +16,6 @@ Frozen weights are never written; ``meta.frozen`` says what they were.
 import os
 import pickle
 import re
-import zipfile
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from .inert import RefusedPickle, load_inert, without_stand_ins
 
 FORMAT = 'mmblip2/1'
 
@@ -117,7 +117,7 @@ def sync_dir(folder):
 
 
 def read_checkpoint(path, map_location='cpu'):
-    """Read a checkpoint without running anything that is in it.
+    """Read a checkpoint without running anything that is in it; see also ``mmblip2.checkpoints.inert``.
 
     Args:
         path (str | Path): Our own file, the work directory of a training (its newest checkpoint), a
@@ -127,7 +127,7 @@ def read_checkpoint(path, map_location='cpu'):
         dict: At least 'state_dict' {key: tensor} and 'meta'; foreign files have an empty 'meta' and 'format'.
 
     Raises:
-        CheckpointError: No such file, broken file, or a file with other things than tensors and plain values.
+        CheckpointError: No such file, a broken file, one without tensors, or one that would run code.
     """
     path = Path(path)
     if path.is_dir():
@@ -173,16 +173,15 @@ def _read_safetensors(path, map_location):
 
 def _read_torch(path, map_location):
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        first = str(error).replace('\n', ' ')
-        found = re.search(r'GLOBAL (\w+\.[\w.]+)', first)
-        if found is None and not zipfile.is_zipfile(path):
-            raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
-        what = f' ({found.group(1)})' if found else ''
-        raise CheckpointError(f'{path} holds Python objects{what}, which are never loaded because they can '
-                              'run code: expected tensors and plain values only; save its state dict '
-                              'alone') from error
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError:
+            return without_stand_ins(load_inert(path, map_location))
+    except RefusedPickle as error:
+        raise CheckpointError(f'{path} would run code when it is loaded as it asks ({error}): it was not run, and the '
+                              'file is refused. Do not use it, whatever its source') from error
+    except (pickle.UnpicklingError, AttributeError, TypeError) as error:
+        raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or 'it ends too early').splitlines()[0][:120]
         raise CheckpointError(f'{path} is broken or incomplete ({reason}): use an earlier checkpoint or copy '

@@ -39,10 +39,8 @@ def test_pickle_that_would_run_code_is_refused_and_did_not_run(tmp_path, monkeyp
     torch.save(dict(state_dict=Evil()), 'zip.pth')
     (tmp_path / 'plain.pth').write_bytes(pickle.dumps(Evil(), protocol=2))
     for name in ('zip.pth', 'plain.pth'):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(CheckpointError, match=f'{name} would run code .*it calls (posix|nt).mkdir.*was not run'):
             io.read_checkpoint(name)
-    with pytest.raises(CheckpointError, match='holds Python objects .*never loaded because they can'):
-        io.read_checkpoint('zip.pth')
     assert not (tmp_path / 'evil_ran').exists()
 
 
