@@ -9,6 +9,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
     optimizer         state by parameter name
     param_schedulers  list of state dicts
     message_hub       scalars (the last values only) and runtime_info
+    raw               with EMAHook: the trained weights, while state_dict has their average
     rng               one entry a process
 
 Frozen weights are never written; ``meta.frozen`` says what they were.
@@ -203,13 +204,23 @@ def find_checkpoints(work_dir):
         target = pointer.read_text().strip()
         if target and Path(target).is_file():
             found.add(Path(target).resolve())
-    unique = {path.resolve(): path for path in found}.values()
+    unique = list({path.resolve(): path for path in found}.values())
+    by_name = len({path.name.split('_')[0] for path in unique}) == 1  # all count iterations, or all count epochs
 
     def age(path):
         number = re.search(r'_(\d+)\.pth$', path.name)
-        return (int(number.group(1)) if number else -1, path.stat().st_mtime)
+        number = (int(number.group(1)) if number else -1) if by_name else _iterations(path)
+        return number, path.stat().st_mtime
 
     return sorted(unique, key=age, reverse=True)
+
+
+def _iterations(path):
+    """Iterations of the training that wrote ``path``; -1 when it cannot be read."""
+    try:
+        return int(torch.load(path, weights_only=True, mmap=True)['meta']['iter'])
+    except Exception:  # it is tried, and reported, when it is its turn
+        return -1
 
 
 # ---------------------------------------------------------------------------------------------- models

@@ -1,19 +1,31 @@
-"""Checkpoints that outlive a crash, progress lines, and a stop at the first loss that is no number."""
+"""Checkpoints that outlive a crash or a preemption, averaged weights, progress lines, a stop at a loss that is no
+number."""
 import json
 import math
 import os
 import shutil
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.hooks import Hook
 from mmengine.hooks import LoggerHook as _LoggerHook
 
-from ..checkpoints.io import sync_dir
+from ..checkpoints.io import sync_dir, write_checkpoint
 from ..errors import ConfigError
 from ..registry import HOOKS
+from ..utils.dist import gather_objects
+
+
+def _plain_fields(sample):
+    """The fields of a data sample that a checkpoint file can hold."""
+    plain = (str, int, float, bool, list, tuple, torch.Tensor)
+    return {key: value for key, value in sample.items() if isinstance(value, plain)}
 
 
 def _write_text(path, text):
@@ -60,6 +72,7 @@ class CheckpointHook(_CheckpointHook):
             raise ConfigError(f'default_hooks.checkpoint.interval ({self.interval}) is no multiple of '
                               f'optim_wrapper.accumulative_counts ({window}): a checkpoint inside the window '
                               f'would lose gradients; use {-(-self.interval // window) * window}')
+        self._preempted = sorted(Path(self.out_dir).glob('iter_*.pth')) if self.by_epoch else []
         self._best = {}
         record = Path(self.out_dir, 'best.json')
         if self.save_best and runner.iter > 0 and record.is_file():
@@ -80,8 +93,21 @@ class CheckpointHook(_CheckpointHook):
                                by_epoch=self.by_epoch)
         if is_main_process():
             _write_text(Path(runner.work_dir, 'last_checkpoint'), self.last_ckpt)
-            for past in old:
-                Path(self.out_dir, self.filename_tmpl.format(past)).unlink(missing_ok=True)
+            for path in [Path(self.out_dir, self.filename_tmpl.format(past)) for past in old] + self._preempted:
+                path.unlink(missing_ok=True)
+            self._preempted = []
+
+    def save_now(self, runner):
+        """Save between two iterations, outside of the interval; nothing when that iteration has been saved."""
+        position = dict(epoch=runner.epoch, iter=runner.iter)
+        if not self.by_epoch:
+            if self.last_ckpt != str(Path(self.out_dir, self.filename_tmpl.format(runner.iter))):
+                self._save_checkpoint_with_step(runner, runner.iter, position)
+            return
+        path = Path(self.out_dir, f'iter_{runner.iter}.pth')
+        runner.save_checkpoint(self.out_dir, path.name, meta=position)
+        if is_main_process():
+            _write_text(Path(runner.work_dir, 'last_checkpoint'), str(path))
 
     def _save_best_checkpoint(self, runner, metrics):
         if not self.save_best:
@@ -157,7 +183,10 @@ class LoggerHook(_LoggerHook):
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop before the next checkpoint when a loss is NaN or infinite, and name the samples of the batch.
+    """Stop before the next checkpoint when a loss is NaN or infinite, and save the batch.
+
+    ``nonfinite_batch_rank<r>.json`` lists losses and samples; the ``.pth`` beside it has what the model was given
+    (``inputs`` and ``samples``, plain values), so that the batch can be tried again.
 
     Args:
         interval (int): Look at every n-th iteration.
@@ -177,15 +206,18 @@ class FiniteLossHook(Hook):
         losses = {key: float(value.detach()) for key, value in outputs.items() if 'loss' in key}
         if all(map(math.isfinite, losses.values())):
             return
-        samples = data_batch.get('data_samples', []) if isinstance(data_batch, dict) else []
+        batch = data_batch if isinstance(data_batch, dict) else {}
+        samples = batch.get('data_samples', [])
         names = [{key: getattr(sample, key, None) for key in ('sample_idx', 'img_path')}
                  for sample in samples]
         path = Path(runner.work_dir, f'nonfinite_batch_rank{runner.rank}.json')
         path.write_text(json.dumps(dict(iter=runner.iter + 1, losses={k: str(v) for k, v in losses.items()},
                                         samples=names), indent=2))
+        write_checkpoint(dict(inputs=[image.cpu() for image in batch.get('inputs', [])],
+                              samples=[_plain_fields(sample) for sample in samples]), path.with_suffix('.pth'))
         text = ', '.join(f'{key} {value}' for key, value in losses.items())
         raise FloatingPointError(f'the loss is not finite at iteration {runner.iter + 1} ({text}); its '
-                                 f'samples are listed in {path}. Lower optim_wrapper.optimizer.lr, set '
+                                 f'samples are listed in {path}, the batch is in {path.stem}.pth. Lower optim_wrapper.optimizer.lr, set '
                                  'optim_wrapper.clip_grad, or look at these samples; the last checkpoint is '
                                  'from before')
 
@@ -207,3 +239,174 @@ class ShortHistoryHook(Hook):
         if self.every_n_train_iters(runner, 100) or batch_idx == 0:
             for buffer in runner.message_hub.log_scalars.values():
                 buffer.max_length = self.length
+
+
+class ValidationLeft(Exception):
+    """A validation that is not finished, because the process has to end; ``hook`` is the one that does it."""
+
+    def __init__(self, hook):
+        super().__init__('the validation was left')
+        self.hook = hook
+
+
+@HOOKS.register_module()
+class PreemptHook(Hook):
+    """On SIGTERM (a cluster takes its machine back) save, and exit with 143; a second one ends the process at once.
+
+    All processes stop after the same iteration, whichever was told; with accumulation, after one that ends a window.
+    ``--resume`` goes on there.
+
+    Args:
+        interval (int): Several processes ask one another every n-th iteration.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, interval=10):
+        self.interval = interval
+        self.told = False
+        self._before = None
+
+    def before_train(self, runner):
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._tell)
+
+    def after_train(self, runner):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _tell(self, number, frame):
+        self.told = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.told and runner.world_size == 1:  # with several processes, after the validation
+            raise ValidationLeft(self)
+
+    def between_iterations(self, runner):
+        """Called by the training loops, when the iteration is counted."""
+        window = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if runner.iter % window:
+            return
+        told = self.told
+        if runner.world_size > 1:
+            told = runner.iter // window % self.interval == 0 and any(gather_objects(self.told))
+        if told:
+            self.stop(runner)
+
+    def stop(self, runner):
+        """Save and exit.
+
+        Raises:
+            SystemExit: 143.
+        """
+        runner.logger.warning(f'SIGTERM: saving at iteration {runner.iter} and ending with exit status 143; --resume '
+                              'goes on from there')
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.save_now(runner)
+        self.after_train(runner)
+        sys.exit(143)
+
+
+class OutlastsTerm:
+    """``worker_init_fn`` of data loaders: a worker goes on for a while after a SIGTERM.
+
+    Clusters send the signal to all processes; without its workers the training could not reach the iteration after
+    which it saves.
+
+    Args:
+        init (Callable | None): The ``worker_init_fn`` to call first.
+        seconds (int): How long the worker lives on.
+    """
+
+    def __init__(self, init=None, seconds=60):
+        self.init, self.seconds = init, seconds
+
+    def __call__(self, worker_id):
+        if self.init is not None:
+            self.init(worker_id)
+        signal.signal(signal.SIGTERM, self._wait)
+
+    def _wait(self, number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.alarm(self.seconds)
+
+
+@HOOKS.register_module()
+class EMAHook(Hook):
+    """Exponential moving average of the trained weights; nothing frozen is copied.
+
+    Validation runs with the averaged weights. A checkpoint has them as its ``state_dict``, for test and inference,
+    and the others under ``raw``, from which a resume goes on.
+
+    Args:
+        momentum (float): After every update ``average += momentum * (weights - average)``.
+        begin_iter (int): Until this iteration the average is the weights themselves.
+
+    Raises:
+        ConfigError: ``momentum`` is not between 0 and 1.
+    """
+
+    def __init__(self, momentum=0.0002, begin_iter=0):
+        if not 0 < momentum < 1:
+            raise ConfigError(f'EMAHook: momentum is {momentum}, expected a number between 0 and 1 (0.0002: the '
+                              'average forgets half of the weights in 3,465 updates)')
+        self.momentum = momentum
+        self.begin_iter = begin_iter
+        self._average = None
+        self._swapped = False
+
+    @staticmethod
+    def _trained(runner):
+        return {name: p for name, p in runner.bare_model.named_parameters() if p.requires_grad}
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        trained, raw = self._trained(runner), checkpoint.get('raw')
+        if raw is None:
+            runner.logger.warning('EMAHook: the checkpoint was written without it; the average starts from its weights')
+            return
+        with torch.no_grad():
+            self._average = {name: p.detach().clone() for name, p in trained.items()}
+            for name, p in trained.items():
+                p.copy_(raw[name])
+
+    def before_train(self, runner):
+        if self._average is None:
+            self._average = {name: p.detach().clone() for name, p in self._trained(runner).items()}
+
+    @torch.no_grad()
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if (runner.iter + 1) % getattr(runner.optim_wrapper, '_accumulative_counts', 1):
+            return
+        trained = self._trained(runner)
+        weight = 1. if runner.iter < self.begin_iter else self.momentum
+        torch._foreach_lerp_([self._average[name] for name in trained], [p.data for p in trained.values()], weight)
+
+    @torch.no_grad()
+    def _swap(self, runner):
+        for name, p in self._trained(runner).items():
+            kept = p.detach().clone()
+            p.copy_(self._average[name])
+            self._average[name].copy_(kept)
+        self._swapped = not self._swapped
+
+    def before_val_epoch(self, runner):
+        if self._average is not None:
+            self._swap(runner)
+
+    def after_val_epoch(self, runner, metrics=None):
+        if self._swapped:
+            self._swap(runner)
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        trained = self._trained(runner)
+        inside, outside = {name: p.detach().cpu() for name, p in trained.items()}, {
+            name: value.cpu() for name, value in self._average.items()}
+        raw, average = (outside, inside) if self._swapped else (inside, outside)
+        names = {id(p): name for name, p in trained.items()}
+        checkpoint['raw'] = {name: value.clone() for name, value in raw.items()}
+        for key, value in runner.bare_model.state_dict(keep_vars=True).items():
+            if id(value) in names:
+                checkpoint['state_dict'][key] = average[names[id(value)]]

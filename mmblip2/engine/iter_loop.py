@@ -90,3 +90,4 @@ class SeekIterLoop(BaseLoop):
         outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
+        runner.between_iterations()

@@ -4,17 +4,45 @@ from mmengine.runner import EpochBasedTrainLoop as _EpochBasedTrainLoop
 from mmengine.runner import TestLoop as _TestLoop
 from mmengine.runner import ValLoop as _ValLoop
 
+from ..errors import ConfigError
 from ..registry import LOOPS
 from .autocast import autocast_context
+from .random_state import random_state_kept
 
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_EpochBasedTrainLoop):
-    """mmengine's loop; after a resume the random numbers go on where the checkpoint was written."""
+    """mmengine's loop; a resume goes on exactly where the checkpoint was written, inside an epoch too.
+
+    Raises:
+        ConfigError: A checkpoint from inside an epoch, and a sampler that cannot seek.
+    """
 
     def run_epoch(self):
-        self.runner.restore_random_state()
-        super().run_epoch()
+        """Train to the end of the epoch."""
+        runner = self.runner
+        runner.call_hook('before_train_epoch')
+        runner.model.train()
+        done = self._iter - self._epoch * len(self.dataloader)
+        if done:
+            self._seek(done)
+        with random_state_kept():  # the iterator draws a seed, but only when it is made: not in every epoch
+            batches = iter(self.dataloader if done < len(self.dataloader) else ())
+        runner.restore_random_state()
+        for idx, data_batch in enumerate(batches, done):
+            self.run_iter(idx, data_batch)
+            runner.between_iterations()
+        runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def _seek(self, done):
+        """Let the data begin after ``done`` iterations of this epoch."""
+        sampler = self.dataloader.sampler
+        if not hasattr(sampler, 'seek'):
+            raise ConfigError(f'the checkpoint is from iteration {done} of an epoch, and train_dataloader.sampler '
+                              f'{type(sampler).__name__} cannot begin there: use '
+                              "sampler=dict(type='SeekableSampler'), or resume from the end of an epoch")
+        sampler.seek(self._epoch * sampler.total + done * self.dataloader.batch_size * self.runner.world_size)
 
 
 @LOOPS.register_module()

@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device
+from .activation_checkpointing import instead_of_mmengines
+from .hooks import EMAHook, OutlastsTerm, PreemptHook, ValidationLeft
 from .random_state import get_random_state, random_state_kept, set_random_state
 
 _HISTORY = 1000
@@ -42,6 +45,7 @@ class Runner(_Runner):
       exclude=[])``;
     - resume and test refuse a checkpoint whose frozen parts are not those of the model;
     - several processes work on CPU (gloo);
+    - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
     - a parameter schedule without ``end`` ends with the training;
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
     - the console starts with about a dozen lines, the log file has everything.
@@ -98,7 +102,7 @@ class Runner(_Runner):
 
     def register_default_hooks(self, hooks=None):
         ours = dict(finite_loss=dict(type='FiniteLossHook'),
-                    history=dict(type='ShortHistoryHook', length=_HISTORY))
+                    history=dict(type='ShortHistoryHook', length=_HISTORY), preempt=dict(type='PreemptHook'))
         merged = {**ours, **(hooks or {})}
         super().register_default_hooks({name: hook for name, hook in merged.items()
                                         if hook is not None or name not in ours})
@@ -128,6 +132,13 @@ class Runner(_Runner):
         else:
             super()._init_model_weights()
 
+    @staticmethod
+    def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
+        loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if loader.num_workers:
+            loader.worker_init_fn = OutlastsTerm(loader.worker_init_fn)
+        return loader
+
     @property
     def eval_autocast(self):
         """Precision of validation and test where their loop does not say: that of the training."""
@@ -143,8 +154,15 @@ class Runner(_Runner):
 
     def build_val_loop(self, loop):
         loop = super().build_val_loop(self._evaluation_loop(loop, 'ValLoop'))
-        loop.run = random_state_kept()(loop.run)  # a validation changes no random number of the training
+        loop.run = partial(self._validate, loop.run)
         return loop
+
+    def _validate(self, run):
+        try:
+            with random_state_kept():  # a validation changes no random number of the training
+                return run()
+        except ValidationLeft as left:
+            left.hook.stop(self)
 
     def build_test_loop(self, loop):
         return super().build_test_loop(self._evaluation_loop(loop, 'TestLoop'))
@@ -165,6 +183,16 @@ class Runner(_Runner):
         if all(isinstance(config, dict) and 'type' in config for config in configs):
             scheduler = with_ends(configs, self.max_epochs, self.max_iters)
         return super().build_param_scheduler(scheduler)
+
+    def train(self):
+        with instead_of_mmengines():
+            return super().train()
+
+    def between_iterations(self):
+        """Called by the training loops whenever an iteration is counted: the place to end a training."""
+        for hook in self.hooks:
+            if isinstance(hook, PreemptHook):
+                hook.between_iterations(self)
 
     def val(self):
         self._for_test = True
@@ -280,6 +308,10 @@ class Runner(_Runner):
         else:
             self.logger.warning(f'{filename} was written by {len(states)} processes, now there are '
                                 f'{self.world_size}: dropout goes on with other random numbers')
+        if 'raw' in checkpoint and not any(isinstance(hook, EMAHook) for hook in self.hooks):
+            raise CheckpointError(f'{filename} was written with EMAHook, so its weights are averaged ones: put '
+                                  "dict(type='EMAHook') into custom_hooks, or start a new run with load_from")
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         self.logger.info(f'resumed from {filename} at iteration {meta["iter"]} ({len(report.matched)} '
                          'tensors)')

@@ -1,6 +1,8 @@
 """What the command-line tools share. Imports nothing heavy, so that ``--help`` answers at once."""
 import ast
 import difflib
+import logging
+import os
 import sys
 
 from ..errors import ConfigError, MMBlip2Error
@@ -126,6 +128,14 @@ def run(main):
         print(f'stopped: {error}', file=sys.stderr)
         _leave()
         sys.exit(1)
+    except SystemExit as left:
+        _leave()
+        if left.code == 143:  # preempted: Python would first end the data loaders' workers and report them as killed
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(143)
+        raise
     _leave()
 
 

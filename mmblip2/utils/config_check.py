@@ -14,9 +14,10 @@ TOP_LEVEL = (
     'val_cfg', 'test_cfg', 'val_evaluator', 'test_evaluator', 'optim_wrapper', 'param_scheduler',
     'auto_scale_lr', 'default_hooks', 'custom_hooks', 'custom_imports', 'default_scope', 'env_cfg',
     'experiment_name', 'launcher', 'load_from', 'log_level', 'log_processor', 'randomness', 'resume',
-    'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg')
+    'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg',
+    'activation_checkpointing')
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
-                  'finite_loss', 'history')
+                  'finite_loss', 'history', 'preempt')
 _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
                   'worker_init_fn')
 _RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')

@@ -1,4 +1,5 @@
 """Checkpoints, resume, frozen parts and the console of the Runner."""
+import json
 import re
 import sys
 from pathlib import Path
@@ -46,18 +47,24 @@ def stop_after(monkeypatch, iters):
     monkeypatch.setattr(FiniteLossHook, 'after_train_iter', after)
 
 
+EPOCHS = dict(train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=1),
+              default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+              param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, convert_to_iter_based=True)])
+
+
 @pytest.mark.parametrize('changes', [
     dict(),
     dict(workers=2),
     dict(optim_wrapper=dict(type='AutocastOptimWrapper', dtype='bfloat16', accumulative_counts=2,
                             clip_grad=dict(max_norm=1.), optimizer=dict(type='AdamW', lr=1e-2))),
-    dict(train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=1),
-         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-         param_scheduler=[dict(type='LinearLR', by_epoch=True, begin=0, convert_to_iter_based=True)]),
-], ids=['plain', 'two_workers', 'accumulation_bf16', 'epochs'])
+    EPOCHS,
+    {**EPOCHS, 'default_hooks': dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))},
+    {**EPOCHS, 'default_hooks': dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5)), 'workers': 2},
+    dict(custom_hooks=[dict(type='EMAHook', momentum=0.3)]),
+], ids=['plain', 'two_workers', 'accumulation_bf16', 'epochs', 'inside_an_epoch', 'end_of_an_epoch', 'average'])
 def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, changes):
     if 'by_epoch' in changes.get('train_cfg', {}):
-        loader = toy_config('')['train_dataloader']
+        loader = toy_config('', workers=changes.get('workers', 0))['train_dataloader']
         changes = {**changes, 'train_dataloader': {**loader, 'sampler': dict(type='SeekableSampler', seed=1)}}
     whole = run(tmp_path / 'whole', **changes)
     with monkeypatch.context() as patch:
@@ -230,11 +237,14 @@ def test_checkpoint_inside_an_accumulation_window_is_refused(tmp_path):
         run(tmp_path, optim_wrapper=wrapper)
 
 
-def test_nan_loss_stops_before_the_next_checkpoint_and_lists_the_batch(tmp_path):
+def test_nan_loss_stops_before_the_next_checkpoint_and_saves_the_batch(tmp_path):
     with pytest.raises(FloatingPointError, match='not finite at iteration 4 .*loss_fit nan'):
         run(tmp_path, model=dict(type='ToyModel', poison=4))
-    assert not list(tmp_path.glob('*.pth'))
-    assert '"sample_idx": ' in (tmp_path / 'nonfinite_batch_rank0.json').read_text()
+    assert not list(tmp_path.glob('iter_*.pth'))
+    listed = json.loads((tmp_path / 'nonfinite_batch_rank0.json').read_text())['samples']
+    batch = torch.load(tmp_path / 'nonfinite_batch_rank0.pth', weights_only=True)
+    assert [sample['sample_idx'] for sample in batch['samples']] == [row['sample_idx'] for row in listed]
+    assert torch.stack(batch['inputs']).shape == (4, 4)
 
 
 def test_schedule_without_end_ends_with_the_training(tmp_path):
