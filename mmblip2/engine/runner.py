@@ -21,7 +21,7 @@ from ..compat import log_to_file_only, quiet_console
 from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
-from ..utils.env import describe_device
+from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
 from .hooks import EMAHook, OutlastsTerm, PreemptHook, ValidationLeft
 from .random_state import get_random_state, random_state_kept, set_random_state
@@ -93,10 +93,9 @@ class Runner(_Runner):
         return logger
 
     def _log_env(self, env_cfg):
-        from mmengine.utils.dl_utils import collect_env
         self._config = _plain(self.cfg._cfg_dict)  # for checkpoints
         if is_main_process():
-            facts = {**collect_env(), **env_cfg, 'seed': self.seed, 'processes': self.world_size}
+            facts = {**environment(), **env_cfg, 'seed': self.seed, 'processes': self.world_size}
             log_to_file_only(self.logger, '\n'.join(f'{key}: {value}' for key, value in facts.items()))
             log_to_file_only(self.logger, f'Config:\n{self.cfg.pretty_text if self._config else ""}')
 

