@@ -133,3 +133,30 @@ class SeekableSampler(_RankSampler):
     def __len__(self):
         """Draws of this rank in a whole epoch."""
         return len(range(self.rank, self.total, self.world_size))
+
+
+@DATA_SAMPLERS.register_module()
+class BlockSampler(Sampler):
+    """Every sample once and in order, for evaluation: blocks of a batch each are dealt out to the processes.
+
+    So the batches, and with them the padding and every rounding, are those of one process, whatever their number. Some
+    processes may get fewer batches, or none: for metrics that gather by sample index only.
+
+    Args:
+        dataset (Sized): The data set, N samples.
+        batch_size (int): That of the data loader.
+        seed: mmengine gives one to every sampler; nothing is drawn here.
+    """
+
+    def __init__(self, dataset, batch_size, seed=None):
+        self.rank, self.world_size = get_dist_info()
+        self.size = len(dataset)
+        self.batch_size = batch_size
+
+    def __iter__(self):
+        for start in range(self.rank * self.batch_size, self.size, self.world_size * self.batch_size):
+            yield from range(start, min(start + self.batch_size, self.size))
+
+    def __len__(self):
+        """Samples of this rank."""
+        return sum(1 for _ in self)

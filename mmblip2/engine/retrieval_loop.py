@@ -79,10 +79,9 @@ class _RetrievalLoop(BaseLoop):
         rank, size = world()
 
         texts = model.tokenize(list(dataset.texts))
-        own_text = torch.arange(rank, len(dataset.texts), size)
-        text_feats = self._gather_rows(own_text, torch.cat([
-            model.text_features(_trim(texts.rows(rows), model)) for rows in own_text.split(self.text_batch_size)
-        ]) if len(own_text) else None)  # (N, C)
+        own_text = torch.arange(len(dataset.texts)).split(self.text_batch_size)[rank::size]  # batches as of one process
+        text_feats = self._gather_rows(torch.cat(own_text) if own_text else None, torch.cat([
+            model.text_features(_trim(texts.rows(rows), model)) for rows in own_text]) if own_text else None)  # (N, C)
 
         encoded, similarity = {}, {}
         bar = self._progress(len(self.dataloader), 'encode images')

@@ -19,7 +19,7 @@ from .. import __version__
 from ..checkpoints import io
 from ..compat import log_to_file_only, quiet_console
 from ..errors import CheckpointError, ConfigError
-from ..registry import LOOPS, MODELS, RUNNERS
+from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
@@ -152,6 +152,7 @@ class Runner(_Runner):
         return super().build_train_loop(loop)
 
     def build_val_loop(self, loop):
+        self._val_dataloader = self._in_blocks(self._val_dataloader, self._val_evaluator)
         loop = super().build_val_loop(self._evaluation_loop(loop, 'ValLoop'))
         loop.run = partial(self._validate, loop.run)
         return loop
@@ -164,7 +165,20 @@ class Runner(_Runner):
             left.hook.stop(self)
 
     def build_test_loop(self, loop):
+        self._test_dataloader = self._in_blocks(self._test_dataloader, self._test_evaluator)
         return super().build_test_loop(self._evaluation_loop(loop, 'TestLoop'))
+
+    def _in_blocks(self, loader, evaluator):
+        """The config of a data loader, with the batches of one process where the metrics allow it."""
+        sampler = loader.get('sampler') if isinstance(loader, dict) else None
+        in_order = isinstance(sampler, dict) and sampler.get('type') == 'DefaultSampler' and not sampler.get(
+            'shuffle', True)
+        configs = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+        kinds = [METRICS.get(config['type']) if isinstance(config, dict) else type(config) for config in configs]
+        if not in_order or 'batch_size' not in loader or not all(
+                getattr(kind, 'gathers_by_index', False) for kind in kinds):
+            return loader
+        return dict(loader, sampler=dict(type='BlockSampler', batch_size=loader['batch_size']))
 
     def _evaluation_loop(self, loop, default):
         """Fill in the type, and the precision if the loop can have one."""

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from PIL import Image
+from processes import finish, fork
 
 import mmblip2.datasets
 import mmblip2.evaluation
@@ -117,55 +117,16 @@ def plan_death(kind, after):
         CheckpointHook._save_checkpoint_with_step = before_the_pointer
 
 
-def start(folder, work_dir, workers, world, resume, death=None):
-    """Fork one process a rank; returns their ids."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        status = 1
-        try:
-            os.setsid()  # so that its workers die with it
-            if world > 1:
-                os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world),
-                                  MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-            if death is not None and rank == (death[1] % world if death[0] == 'window' else 0):  # rank 0 saves
-                plan_death(death[0], 1 + death[1] % 5)
-            cfg = config(folder, work_dir, workers, world)
-            cfg.resume = resume
-            runner = Runner.from_cfg(cfg)
-            runner.train()
-            if rank == 0:
-                io.write_checkpoint(dict(weights=io.saved_state(runner.bare_model)), work_dir / 'final.pth')
-            status = 0
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
-    return children
-
-
-def finish(children, kill=False):
-    """Wait for (or kill) all; as soon as one has died the others are killed. Returns the exit statuses."""
-    statuses = {}
-    while len(statuses) < len(children):
-        for child in children:
-            if kill:
-                try:
-                    os.killpg(child, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
-            if child not in statuses:
-                ended, status = os.waitpid(child, os.WNOHANG)
-                if ended:
-                    statuses[child] = status
-                    kill = kill or bool(status)
-        time.sleep(0.01)
-    return list(statuses.values())
+def train(rank, folder, work_dir, workers, world, resume, death=None):
+    """One process of a training; on rank 0 it leaves the weights in final.pth."""
+    if death is not None and rank == (death[1] % world if death[0] == 'window' else 0):  # rank 0 saves
+        plan_death(death[0], 1 + death[1] % 5)
+    cfg = config(folder, work_dir, workers, world)
+    cfg.resume = resume
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    if rank == 0:
+        io.write_checkpoint(dict(weights=io.saved_state(runner.bare_model)), work_dir / 'final.pth')
 
 
 def newest(work_dir):
@@ -178,12 +139,12 @@ def main():
     write_data(folder)
     rng = random.Random(world * 10 + workers)
     Runner.from_cfg(config(folder, folder / 'warm', 0, 1))  # imports what the forks would import again and again
-    statuses = finish(start(folder, folder / 'whole', workers, world, False))
+    statuses = finish(fork(world, train, folder, folder / 'whole', workers, world, False))
     assert not any(statuses), statuses
     done, reached = [], []
     while len(done) < kills:
         kind = ('time', 'window', 'save', 'rename', 'pointer')[len(done) % 5]
-        children = start(folder, folder / 'cut', workers, world, True, (kind, len(done)))
+        children = fork(world, train, folder, folder / 'cut', workers, world, True, (kind, len(done)))
         if kind == 'time':  # after one or two new checkpoints
             while newest(folder / 'cut') < (reached or [0])[-1] + rng.choice((2, 4)):
                 time.sleep(0.002)
@@ -193,7 +154,7 @@ def main():
             break  # it came to its end before it could be killed
         done.append(kind)
         reached.append(newest(folder / 'cut'))
-    statuses = finish(start(folder, folder / 'cut', workers, world, True))
+    statuses = finish(fork(world, train, folder, folder / 'cut', workers, world, True))
     assert not any(statuses), statuses
     whole, cut = (torch.load(folder / name / 'final.pth', weights_only=True)['weights'] for name in ('whole', 'cut'))
     equal = whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)

@@ -26,7 +26,10 @@ class GatheredMetric(BaseMetric):
 
     Attributes:
         work_dir (str or None): Overrides the Runner's folder, which is otherwise taken from its log file.
+        gathers_by_index (bool): True: the Runner may give processes different numbers of samples (``BlockSampler``).
     """
+
+    gathers_by_index = True
 
     def __init__(self, prefix: Optional[str] = None, out_file: Optional[str] = None):
         super().__init__(prefix=prefix)

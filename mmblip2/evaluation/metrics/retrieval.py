@@ -19,6 +19,7 @@ class RetrievalRecall(BaseMetric):
     """
 
     default_prefix = 'retrieval'
+    gathers_by_index = True  # the loops do
 
     def __init__(self, topk: Sequence[int] = (1, 5, 10)):
         super().__init__()

@@ -1,0 +1,109 @@
+"""Tests tiny models on one to four processes: python eval_run.py FOLDER.
+
+Writes FOLDER/<task>_<processes>/: metrics.json, dump.json and the predictions.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+from fault_run import TEXTS, write_data
+from mmengine.config import Config
+from processes import finish, fork
+
+import mmblip2.datasets
+import mmblip2.evaluation
+import mmblip2.models  # noqa: F401
+from mmblip2.checkpoints import io
+from mmblip2.engine import Runner
+from mmblip2.registry import MODELS
+
+IMAGE = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
+PACK = [dict(type='PackInputs')]
+
+
+def write_more(folder):
+    """Annotations of 10 images (10, 23 questions and texts of unequal length: no number of processes divides all)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    captions = [[TEXTS[i % 4], TEXTS[(i + 1) % 4], ' and '.join(TEXTS[:1 + i % 3])][:1 + i % 3] for i in range(10)]
+    (folder / 'val.json').write_text(json.dumps(
+        [dict(image=f'{i}.png', caption=texts) for i, texts in enumerate(captions)]))
+    questions = [dict(image=f'{i % 10}.png', question_id=i, answer=['yes', 'no', 'two'][i % 3:],
+                      question='what color is ' + 'the large '[:3 + i % 8] + 'star?') for i in range(23)]
+    (folder / 'vqa.json').write_text(json.dumps(questions))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(
+        vocab_size=300, special_tokens=['<s>', '<pad>', '</s>'], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='</s>', eos_token='</s>',
+                            pad_token='<pad>').save_pretrained(str(folder / 'opt'))
+
+
+def configs(folder):
+    """The test config of each task."""
+    vision = dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=1, num_heads=2)
+    qformer = dict(type='QFormer', vision_width=16, num_layers=1, width=16, num_heads=2, num_query=2,
+                   max_positions=64, vocab_size=100, init_std=0.3)
+    tokenizer = dict(type='BertTokenizer', path=str(folder / 'bert'))
+    language_model = dict(type='CausalLM', tokenizer=str(folder / 'opt'), config=dict(
+        model_type='opt', hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=1, init_std=0.3,
+        num_attention_heads=2, max_position_embeddings=96))
+    generation = dict(type='Blip2Generation', vision=vision, language_model=language_model, frozen=(),
+                      generation=dict(num_beams=2, max_new_tokens=5))
+    files = dict(data_root=str(folder), test_mode=True)
+    return dict(
+        retrieval=dict(
+            model=dict(type='Blip2Representation', embed_dim=8, frozen=(), vision=vision, qformer=qformer,
+                       tokenizer=tokenizer),
+            dataset=dict(type='COCORetrieval', ann_file='val.json', **files,
+                         pipeline=IMAGE + [dict(type='CleanCaption')] + PACK),
+            test_cfg=dict(type='RetrievalTestLoop', k_test=3, text_batch_size=4), metric=dict(type='RetrievalRecall')),
+        caption=dict(
+            model=dict(generation, qformer={key: value for key, value in qformer.items() if key != 'vocab_size'}),
+            dataset=dict(type='COCOCaption', ann_file='val.json', **files,
+                         pipeline=IMAGE + [dict(type='CaptionPrompt')] + PACK),
+            test_cfg=dict(type='TestLoop'), metric=dict(type='COCOCaptionMetric', metrics=['CIDEr'])),
+        vqa=dict(
+            model=dict(generation, qformer=qformer, tokenizer=tokenizer),
+            dataset=dict(type='COCOVQA', question_file='vqa.json', **files,
+                         pipeline=IMAGE + [dict(type='VQAPrompt')] + PACK),
+            test_cfg=dict(type='TestLoop'), metric=dict(type='VQAMetric')))
+
+
+def test(rank, folder, task, world):
+    """One process of a test."""
+    parts, work_dir = configs(folder)[task], folder / f'{task}_{world}'
+    metrics = [parts['metric']]
+    if task != 'retrieval':  # its loop writes its predictions itself
+        metrics.insert(0, dict(type='DumpPredictions', out_path=str(work_dir / 'dump.json')))
+    runner = Runner.from_cfg(Config(dict(
+        default_scope='mmblip2', work_dir=str(work_dir), launcher='pytorch' if world > 1 else 'none',
+        model=parts['model'], load_from=str(folder / f'{task}.pth'), test_cfg=parts['test_cfg'],
+        test_dataloader=dict(batch_size=2, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+                             sampler=dict(type='DefaultSampler', shuffle=False), dataset=parts['dataset']),
+        test_evaluator=metrics, randomness=dict(seed=1))))
+    result = runner.test()
+    if rank == 0:
+        (work_dir / 'metrics.json').write_text(json.dumps(result, sort_keys=True))
+
+
+def main():
+    folder = Path(sys.argv[1])
+    write_data(folder)
+    write_more(folder)
+    from mmengine.registry import DefaultScope
+    for task, parts in configs(folder).items():
+        torch.manual_seed(0)
+        with DefaultScope.overwrite_default_scope('mmblip2'):
+            model = MODELS.build(parts['model'])
+        io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=io.saved_state(model)), folder / f'{task}.pth')
+    for world in (1, 2, 3, 4):
+        for task in configs(folder):
+            assert not any(finish(fork(world, test, folder, task, world))), (task, world)
+
+
+if __name__ == '__main__':
+    main()
