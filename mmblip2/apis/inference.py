@@ -15,7 +15,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
 
     Args:
         model (str | Path | Config): A checkpoint of ours (its config is inside), a work directory (its newest
-            checkpoint), or a config file.
+            checkpoint), or a config: a file, or the name of one that comes with the package.
         pretrained (str, optional): With a config: the checkpoint, or work directory, to load.
         device (str, optional): Default: the GPU if there is one, otherwise the CPU.
 
@@ -23,7 +23,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
         nn.Module: In eval mode, with the config it was built from as ``_config``.
 
     Raises:
-        ConfigError: A config without ``pretrained``.
+        ConfigError: A config without ``pretrained``, or no such config.
         CheckpointError: The checkpoint does not fit, or a frozen part is missing or another one.
     """
     from mmengine.config import Config
@@ -31,7 +31,12 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
 
     from mmblip2.checkpoints import io
     from mmblip2.registry import MODELS
+    from mmblip2.utils.config_check import load_config
+    from mmblip2.utils.paths import find_config
     checkpoint = None
+    if isinstance(model, (str, Path)) and Path(model).suffix not in ('.py', '.pth', '.safetensors'):
+        if not Path(model).exists():
+            model = find_config(model, 'checkpoint, work directory or config')
     if isinstance(model, (str, Path)) and Path(model).suffix != '.py':
         if pretrained is not None:
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
@@ -42,7 +47,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
             raise CheckpointError(f'{model} has no config inside: call get_model(CONFIG, pretrained={str(model)!r})')
         cfg = Config.fromstring(text, file_format='.py')
     else:
-        cfg = model if isinstance(model, Config) else Config.fromfile(model)
+        cfg = model if isinstance(model, Config) else load_config(model)
         if pretrained is None:
             raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
     with DefaultScope.overwrite_default_scope('mmblip2'):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..compat import quiet_config_reader
 from ..errors import ConfigError
 from .cli import apply_cfg_options
+from .paths import find_config
 
 TOP_LEVEL = (
     'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
@@ -31,13 +32,20 @@ _FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another packa
 def load_config(path, options=()):
     """Read a config file and apply ``--cfg-options``.
 
+    Args:
+        path (str | Path): A file, or the name of a config that comes with the package
+            (:func:`mmblip2.utils.paths.find_config`).
+        options (Sequence[str]): ``key=value`` each.
+
+    Returns:
+        Config: ``filename`` is the file that was found.
+
     Raises:
         ConfigError: No such file, an error in it, or a bad option.
     """
     from mmengine.config import Config
     quiet_config_reader()
-    if not Path(path).is_file():
-        raise ConfigError(f'config file {path} not found: check the path')
+    path = find_config(path)
     try:
         cfg = Config.fromfile(str(path))
     except (SyntaxError, NameError, KeyError, FileNotFoundError, ImportError, TypeError, AttributeError,
@@ -54,9 +62,9 @@ def require(cfg, keys):
         raise ConfigError(f'{cfg.filename or "the config"} has no {", ".join(missing)}, needed for this tool')
 
 
-def work_dir(cfg, given, config_path):
+def work_dir(cfg, given):
     """Command line, then config, then ./work_dirs/<config name>."""
-    return str(given or cfg.get('work_dir') or Path('work_dirs', Path(config_path).stem))
+    return str(given or cfg.get('work_dir') or Path('work_dirs', Path(cfg.filename).stem))
 
 
 def use_amp(cfg):

@@ -85,3 +85,15 @@ def test_config_without_weights_is_refused(tmp_path):
         get_model(str(tmp_path / 'config.py'))
     with pytest.raises(CheckpointError, match='folder without a checkpoint'):
         get_model(tmp_path)
+
+
+def test_names_of_shipped_configs_are_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('quickstart/stage2.py', 'blip2/blip2-opt2.7b_8xb32_caption', 'blip2_8xb32_retrieval'):
+        with pytest.raises(ConfigError, match=f'{name}.* is a config: give pretrained=CHECKPOINT'):
+            get_model(name)
+    with pytest.raises(ConfigError, match='work directory or config blip2_8xb32_retrievl not found: .*did you mean '
+                                          'blip2/blip2_8xb32_retrieval.py'):
+        get_model('blip2_8xb32_retrievl')
+    with pytest.raises(CheckpointError, match='checkpoint none.pth not found'):
+        get_model('none.pth')

@@ -14,7 +14,7 @@ from mmblip2.utils import cli  # noqa: E402
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Count trainable and frozen parameters from the config alone')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=cli.CFG_OPTIONS_HELP)
     return parser.parse_args(argv)
 
