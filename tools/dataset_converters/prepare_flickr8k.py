@@ -19,7 +19,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from mmblip2.errors import DataError, MMBlip2Error
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmblip2.errors import DataError, MMBlip2Error  # noqa: E402
 
 OFFICIAL_IMAGES = {'train': 6000, 'val': 1000}
 CAPTIONS_PER_IMAGE = 5
