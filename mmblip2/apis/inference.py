@@ -1,6 +1,6 @@
 """Use a trained model on images of one's own, with the result keys of mmpretrain."""
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from PIL import Image
@@ -40,7 +40,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
     if isinstance(model, (str, Path)) and Path(model).suffix != '.py':
         if pretrained is not None:
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
-        pretrained = model
+        pretrained = str(model)
         checkpoint = io.read_checkpoint(model)
         text = checkpoint['meta'].get('config')
         if not text:
@@ -88,7 +88,7 @@ def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], questi
         model = get_model(model, **kwargs)
     elif kwargs:
         raise ConfigError(f'{", ".join(kwargs)}: only with the name of a model, this one is built already')
-    from mmblip2.engine.optim import autocast_context
+    from mmblip2.engine.autocast import autocast_context
     wrapper = model._config.get('optim_wrapper') or {}
     with autocast_context(wrapper.get('dtype')):
         if isinstance(model, Blip2Representation):
@@ -115,7 +115,7 @@ def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
     rows = []
     for index, image in enumerate(images):
         if isinstance(image, Image.Image):
-            source = dict(image=image)
+            source: Dict[str, Any] = dict(image=image)
         elif isinstance(image, (str, Path)):
             source = dict(img_path=str(image))
         else:

@@ -70,7 +70,7 @@ class LoadReport:
 
 def _prefixes(keys):
     """Keys shortened to their first two levels, with the number of keys: 'qformer.bert (36)'."""
-    counts = {}
+    counts: dict[str, int] = {}
     for key in keys:
         name = '.'.join(key.split('.')[:2])
         counts[name] = counts.get(name, 0) + 1
@@ -238,7 +238,7 @@ def saved_state(model):
     frozen = _frozen_keys(model)
     tensors = {key: value for key, value in model.state_dict().items()
                if key not in frozen and isinstance(value, torch.Tensor)}
-    copies = {}  # tied tensors stay tied in the file
+    copies: dict[tuple, torch.Tensor] = {}  # tied tensors stay tied in the file
     for key, value in tensors.items():
         ident = (value.data_ptr(), value.shape, value.dtype)
         copies.setdefault(ident, value.detach().cpu())
@@ -266,7 +266,8 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     matched = [key for key in state if key in expected]
     shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
               for key in matched if state[key].shape != expected[key].shape]
-    tied, torn = {}, []
+    tied: dict[tuple, str] = {}
+    torn = []
     for key in matched:
         first = tied.setdefault(_address(expected[key]), key)
         if first != key and not torch.equal(state[first], state[key]):
@@ -400,8 +401,9 @@ def load_partial(model, load_from):
     Raises:
         CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part.
     """
-    entries = [dict(checkpoint=load_from)] if isinstance(load_from, (str, Path)) else load_from
-    entries = [entries] if isinstance(entries, dict) else list(entries)
+    if isinstance(load_from, (str, Path)):
+        load_from = dict(checkpoint=load_from)
+    entries = [load_from] if isinstance(load_from, dict) else list(load_from)
     frozen = _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     total = LoadReport(' + '.join(str(entry['checkpoint']) for entry in entries))

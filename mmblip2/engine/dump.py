@@ -35,6 +35,8 @@ class DumpPredictions(BaseMetric):
         out_path (str): ``.json`` or ``.pkl``.
     """
 
+    results: list[dict]
+
     def __init__(self, out_path):
         super().__init__()
         self.out_path = Path(out_path)

@@ -6,7 +6,7 @@ Shapes: I images, N texts, Q queries, C contrastive width, k re-ranked candidate
 import json
 import time
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch
 from mmengine.runner import BaseLoop
@@ -49,7 +49,7 @@ class _RetrievalLoop(BaseLoop):
         self.text_batch_size = text_batch_size
         self.autocast = runner.eval_autocast if autocast is None else autocast
         self.out_file = out_file
-        self.ranking = None  # on the main process, what was written of the last run
+        self.ranking: Optional[Dict[str, list]] = None  # on the main process, what was written of the last run
         dataset = self.dataloader.dataset
         if not (hasattr(dataset, 'texts') and hasattr(dataset, 'text_to_image')):
             raise ConfigError(f'{type(self).__name__} needs a retrieval data set in test mode (texts and '
@@ -84,7 +84,8 @@ class _RetrievalLoop(BaseLoop):
             model.text_features(_trim(texts.rows(rows), model)) for rows in own_text.split(self.text_batch_size)
         ]) if len(own_text) else None)  # (N, C)
 
-        encoded, similarity = {}, {}
+        encoded: Dict[int, torch.Tensor] = {}
+        similarity: Dict[int, torch.Tensor] = {}
         bar = self._progress(len(self.dataloader), 'encode images')
         for batch in self.dataloader:
             data = model.data_preprocessor(batch, False)
@@ -102,7 +103,7 @@ class _RetrievalLoop(BaseLoop):
             return itc, itc.clone(), itc.T.clone()
         wanted_i2t, wanted_t2i = _best(itc, self.k_test), _best(itc.T, self.k_test)
         wanted = wanted_i2t | wanted_t2i.T
-        scores = {}
+        scores: Dict[int, list] = {}
         bar = self._progress(len(encoded), 're-rank images')
         for i in sorted(encoded):
             index = wanted[i].nonzero()[:, 0]
@@ -122,7 +123,7 @@ class _RetrievalLoop(BaseLoop):
         """Recall both ways, of ITC alone and re-ranked; rank 0 first writes the best five of every query."""
         dataset = self.dataloader.dataset
         text_positives = [[image] for image in dataset.text_to_image]
-        image_positives = [[] for _ in range(len(dataset))]
+        image_positives: List[List[int]] = [[] for _ in range(len(dataset))]
         for text, image in enumerate(dataset.text_to_image):
             image_positives[image].append(text)
         if world()[0] == 0:

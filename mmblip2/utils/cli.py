@@ -72,7 +72,7 @@ def apply_cfg_options(cfg, options, known=()):
 
 
 def _assign(node, path, text, add, known):
-    done = []
+    done: list[str] = []
     parents = []
     for name in path[:-1]:
         parents.append((node, _locate(node, name, done, path, add, ())))

@@ -420,15 +420,17 @@ def _signature(kind):
     """
     import torch
     if not inspect.isclass(kind):
-        parameters = inspect.signature(kind).parameters.values()
-        return ({p.name for p in parameters}, set(), any(p.kind is p.VAR_KEYWORD for p in parameters))
-    allowed, needed, first = set(), set(), True
+        taken = inspect.signature(kind).parameters.values()
+        return ({p.name for p in taken}, set(), any(p.kind is p.VAR_KEYWORD for p in taken))
+    allowed: set[str] = set()
+    needed: set[str] = set()
+    first = True
     for base in kind.__mro__:
         if base in (object, torch.nn.Module):
             return allowed, needed, not first
         if '__init__' not in vars(base):
             continue
-        parameters = [p for p in inspect.signature(base.__init__).parameters.values() if p.name != 'self']
+        parameters = [p for p in inspect.signature(vars(base)['__init__']).parameters.values() if p.name != 'self']
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         allowed.update(p.name for p in named)
         if first:

@@ -1,7 +1,7 @@
 """Hook behind ``tools/test.py --show-dir``."""
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 import torch
 from mmengine.hooks import Hook
@@ -34,7 +34,7 @@ class PredictionVisualizationHook(Hook):
         self.show_dir = Path(show_dir)
         self.interval = interval
 
-    def after_test_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
+    def after_test_iter(self, runner, batch_idx: int, data_batch: Any = None,
                         outputs: Optional[Sequence] = None) -> None:
         """Write the pictures of one batch.
 
@@ -53,7 +53,9 @@ class PredictionVisualizationHook(Hook):
     def after_test(self, runner) -> None:
         """Write the pictures of a retrieval test; its loop has the ``ranking`` on the main process."""
         ranking = getattr(runner.test_loop, 'ranking', None)
-        for query in ranking['i2t'] if ranking else ():
+        if ranking is None:
+            return
+        for query in ranking['i2t']:
             index = query['image']
             if index % self.interval == 0:
                 lines = [f'{number}. {ranking["texts"][text]} ({score:.2f})'

@@ -120,7 +120,8 @@ def caption_scores(predictions: Mapping, references: Mapping,
     res = _tokenize({image: [caption] for image, caption in predictions.items()}, references, java)
     gts = _tokenize(references, references, java)
 
-    scores, failed = {}, {}
+    scores: Dict[str, float] = {}
+    failed: Dict[str, str] = {}
     for name, keys in METRICS.items():
         if not set(keys) & set(wanted):
             continue
@@ -173,7 +174,10 @@ def _examples(images: list) -> str:
 
 
 def _package_folder() -> Path:
-    return Path(importlib.util.find_spec('pycocoevalcap').submodule_search_locations[0])
+    spec = importlib.util.find_spec('pycocoevalcap')
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError('the caption metrics need the package pycocoevalcap: pip install pycocoevalcap')
+    return Path(spec.submodule_search_locations[0])
 
 
 def _tokenize(captions: Dict[str, list], order: Iterable, java: str) -> Dict[str, List[str]]:
@@ -233,9 +237,11 @@ def _meteor(gts, res, java):
     command = [java, '-Xmx2G', '-jar', 'meteor-1.5.jar', '-', '-', '-stdio', '-l', 'en', '-norm']
     with _meteor_folder() as folder, tempfile.TemporaryFile() as errors, subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+        assert process.stdin is not None and process.stdout is not None  # they are pipes
+        to_meteor, from_meteor = process.stdin, process.stdout
 
         def read():
-            line = process.stdout.readline()
+            line = from_meteor.readline()
             if not line:
                 errors.seek(0)
                 raise RuntimeError(f'METEOR ended early: {_tail(errors.read())}')
@@ -243,8 +249,8 @@ def _meteor(gts, res, java):
 
         def send(*fields):
             with contextlib.suppress(BrokenPipeError):  # the read that follows says why it ended
-                process.stdin.write((' ||| '.join(fields) + '\n').encode('utf-8'))
-                process.stdin.flush()
+                to_meteor.write((' ||| '.join(fields) + '\n').encode('utf-8'))
+                to_meteor.flush()
 
         try:
             statistics = []
@@ -258,7 +264,7 @@ def _meteor(gts, res, java):
         finally:
             process.kill()
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                to_meteor.close()
 
 
 _SCORERS = {'Bleu': _bleu, 'METEOR': _meteor, 'ROUGE_L': _rouge, 'CIDEr': _cider}

@@ -56,8 +56,7 @@ def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -
         best = torch.stack([part.max() for part in right.split(counts.tolist())])  # (rows,)
         higher = (rows > best[:, None]).sum(dim=1).tolist()
         level = (rows == best[:, None]).sum(dim=1).tolist()
-        right_level = torch.zeros_like(counts)
-        right_level = right_level.index_add_(0, query, (right == best[query]).long()).tolist()
+        right_level = torch.zeros_like(counts).index_add_(0, query, (right == best[query]).long()).tolist()
         for k in topk:
             hits[k] += sum(_hit(k - above, tied, tied_right)
                            for above, tied, tied_right in zip(higher, level, right_level))

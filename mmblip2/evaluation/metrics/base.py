@@ -59,7 +59,7 @@ class GatheredMetric(BaseMetric):
                 process, so that none waits for another.
         """
         parts = gather_objects(self.results)
-        self.results = []
+        self.results: list[Any] = []
         metrics = error = None
         if world()[0] == 0:
             try:
@@ -100,7 +100,7 @@ def _runner_folder() -> Optional[Path]:
 
 def _in_order(parts: List[list], size: int, name: str) -> list:
     """One result a sample in the order of the data set; copies that samplers add as padding are dropped."""
-    merged = {}
+    merged: dict[int, Any] = {}
     for part in parts:
         for index, result in part:
             merged.setdefault(index, result)

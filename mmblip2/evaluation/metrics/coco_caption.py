@@ -74,7 +74,7 @@ class COCOCaptionMetric(GatheredMetric):
 
 
 def _first_of_each(results: list) -> list:
-    rows = {}
+    rows: dict[str, dict] = {}
     for row in results:
         rows.setdefault(str(row['image_id']), row)
     return list(rows.values())

@@ -59,7 +59,7 @@ class VQAMetric(GatheredMetric):
         if without:
             raise DataError(f'{len(without)} of {len(results)} questions have no answers, for example '
                             f'{without[:5]}: question_file and ann_file do not belong together')
-        groups = {'accuracy': []}
+        groups: dict[str, list[float]] = {'accuracy': []}
         for row in results:
             accuracy = vqa_accuracy(row['answer'], row['gt_answer'], self.variant)
             groups['accuracy'].append(accuracy)

@@ -3,7 +3,7 @@
 Shapes: B images, P patches, E vision width, Q queries, D Q-Former width.
 """
 import hashlib
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.model import BaseModel
@@ -12,6 +12,7 @@ from torch import nn
 from mmblip2.errors import ConfigError
 
 from ..layers.attention import KeyValue
+from ..qformer import QFormer
 
 
 class EncodedImages(NamedTuple):
@@ -82,6 +83,8 @@ class VisionLanguageModel(BaseModel):
 
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: Tuple[str, ...] = ()
+    vision: Any  # a module with embed_dim
+    qformer: QFormer
 
     def __init__(self, parts: Dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
                  vision_cache_gib: float = 0., data_preprocessor: Optional[dict] = None):
@@ -96,8 +99,9 @@ class VisionLanguageModel(BaseModel):
             raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '
                               f'{list(parts)}')
         self._frozen = tuple(frozen)
-        self._record = None
-        self._cache, self._cache_room = {}, int(vision_cache_gib * 2**30)
+        self._record: Optional[Dict[str, dict]] = None
+        self._cache: Dict[str, torch.Tensor] = {}
+        self._cache_room = int(vision_cache_gib * 2**30)
         for name, part in self.frozen_parts().items():
             if getattr(part, 'weights_source', None) is None and not allow_random:
                 raise ConfigError(

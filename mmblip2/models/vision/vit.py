@@ -36,6 +36,7 @@ class SelfAttention(nn.Module):
         if width % num_heads:
             raise ConfigError(f'width {width} is not a multiple of num_heads {num_heads}: change one of them')
         self.num_heads = num_heads
+        self.qkv_bias = qkv_bias
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias == 'full')
         if qkv_bias == 'qv':
             self.q_bias = nn.Parameter(torch.zeros(width))
@@ -43,8 +44,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = self.qkv.bias
-        if bias is None:
+        bias: torch.Tensor = self.qkv.bias
+        if self.qkv_bias == 'qv':
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))  # (B, P, 3, H, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
