@@ -9,14 +9,13 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from .errors import ConfigError
 from .utils import cli
 from .utils.paths import resource_root, shipped_configs
 
 
-def tools() -> Dict[str, Path]:
+def tools() -> dict[str, Path]:
     """Every shipped tool by its path below ``tools``, without the ending."""
     root = resource_root() / 'tools'
     return {path.relative_to(root).with_suffix('').as_posix(): path
@@ -49,7 +48,7 @@ def describe(path: Path) -> str:
     return (ast.get_docstring(ast.parse(text)) or '').partition('\n')[0].partition(': python ')[0].rstrip('.:')
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help'):
         print('usage: python -m mmblip2 TOOL [ARGUMENTS]     (python -m mmblip2 TOOL --help explains a tool)\n')

@@ -41,7 +41,7 @@ def log_to_file_only(logger, message):
             handler.handle(record)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def import_mmpretrain():
     """Import mmpretrain and register its models.
 
@@ -62,7 +62,7 @@ def import_mmpretrain():
             if 'mmpretrain.models' not in sys.modules:
                 import mmpretrain.utils.dependency as dependency
                 dependency.WITH_MULTIMODAL = False
-            import mmpretrain.models  # noqa: F401
+            import mmpretrain.models
     except ImportError as error:
         raise ConfigError(f"a type 'mmpretrain.*' needs mmpretrain, which cannot be imported ({error}): "
                           'pip install mmpretrain') from error

@@ -114,10 +114,11 @@ def test_tools_run_from_the_wheel(installed, tmp_path):
     assert '  analysis_tools/count_parameters ' in listed and '  blip2/blip2_vit-g_stage1.py' in listed
     counts = json.loads(run('-m', 'mmblip2', 'count_parameters', 'blip2-opt2.7b_stage2', cwd=tmp_path, env=env))
     assert counts['trainable'] / 1e6 == pytest.approx(107.13, abs=0.01)
-    printed = run('-m', 'mmblip2', 'print_config', 'configs/quickstart/stage1.py', '--cfg-options', 'train_cfg.max_iters=3',
-                  cwd=tmp_path, env=env)
+    printed = run('-m', 'mmblip2', 'print_config', 'configs/quickstart/stage1.py', '--cfg-options',
+                  'train_cfg.max_iters=3', cwd=tmp_path, env=env)
     assert 'from_the_wheel = 1' in printed and 'max_iters=3' in printed and 'Blip2Representation' in printed
-    run('-m', 'mmblip2', 'make_shapes', '--out', 'shapes', '--train', 24, '--val', 2, '--test', 2, cwd=tmp_path, env=env)
+    run('-m', 'mmblip2', 'make_shapes', '--out', 'shapes', '--train', 24, '--val', 2, '--test', 2, cwd=tmp_path,
+        env=env)
     assert (tmp_path / 'shapes' / 'ceilings.json').is_file()
     assert os.listdir(tmp_path) == ['shapes'], 'nothing else is written into the current folder'
 
@@ -141,8 +142,8 @@ def test_scripts_run_from_the_wheel_with_the_same_python(installed, tmp_path):
 
 def where(prepare, cwd):
     """The folder found, and one config in it; without site-packages, so that nothing else can be found."""
-    code = (f'import sys, site; {prepare}\n'
-            'from mmblip2.utils import paths; print(paths.resource_root()); print(paths.find_config("blip2_vit-g_stage1"))')
+    code = (f'import sys, site; {prepare}\nfrom mmblip2.utils import paths\n'
+            'print(paths.resource_root()); print(paths.find_config("blip2_vit-g_stage1"))')
     return run('-I', '-S', '-c', code, cwd=cwd).splitlines()
 
 

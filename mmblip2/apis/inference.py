@@ -1,16 +1,17 @@
 """Use a trained model on images of one's own, with the result keys of mmpretrain."""
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from PIL import Image
 
 from mmblip2.errors import CheckpointError, ConfigError, DataError
 
-ImageLike = Union[str, Path, Image.Image]
+ImageLike = str | Path | Image.Image
 
 
-def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = None):
+def get_model(model, pretrained: str | None = None, device: str | None = None):
     """Build a model for inference.
 
     Args:
@@ -34,10 +35,10 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
     from mmblip2.utils.config_check import load_config
     from mmblip2.utils.paths import find_config
     checkpoint = None
-    if isinstance(model, (str, Path)) and Path(model).suffix not in ('.py', '.pth', '.safetensors'):
-        if not Path(model).exists():
-            model = find_config(model, 'checkpoint, work directory or config')
-    if isinstance(model, (str, Path)) and Path(model).suffix != '.py':
+    given_path = isinstance(model, (str, Path))
+    if given_path and Path(model).suffix not in ('.py', '.pth', '.safetensors') and not Path(model).exists():
+        model = find_config(model, 'checkpoint, work directory or config')
+    if given_path and Path(model).suffix != '.py':
         if pretrained is not None:
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
         pretrained = str(model)
@@ -58,8 +59,8 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
 
 
 @torch.no_grad()
-def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], question: Optional[str] = None,
-                    prototype: Optional[Sequence] = None, topk: int = 1, **kwargs):
+def inference_model(model, inputs: ImageLike | Sequence[ImageLike], question: str | None = None,
+                    prototype: Sequence | None = None, topk: int = 1, **kwargs):
     """Caption an image, answer a question about it, or retrieve.
 
     Args:
@@ -101,7 +102,7 @@ def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], questi
     return results if isinstance(inputs, (list, tuple)) else results[0]
 
 
-def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
+def _prepare(model, images: Sequence[ImageLike], **fields) -> dict:
     """Images through the test pipeline of the model's config, as one preprocessed batch."""
     from mmengine.dataset import Compose, pseudo_collate
     from mmengine.registry import DefaultScope
@@ -115,7 +116,7 @@ def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
     rows = []
     for index, image in enumerate(images):
         if isinstance(image, Image.Image):
-            source: Dict[str, Any] = dict(image=image)
+            source: dict[str, Any] = dict(image=image)
         elif isinstance(image, (str, Path)):
             source = dict(img_path=str(image))
         else:
@@ -124,7 +125,7 @@ def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
     return model.data_preprocessor(pseudo_collate(rows), False)
 
 
-def _generate(model, images, question) -> List[dict]:
+def _generate(model, images, question) -> list[dict]:
     transforms = [step['type'] for step in model._config.test_dataloader.dataset.pipeline]
     answers = any(name.split('.')[-1] == 'VQAPrompt' for name in transforms)
     if answers != (question is not None):
@@ -142,7 +143,7 @@ def _is_image(value) -> bool:
                                                       Image.registered_extensions())
 
 
-def _retrieve(model, query, prototype, topk) -> List[dict]:
+def _retrieve(model, query, prototype, topk) -> list[dict]:
     """Rank the gallery by ITM logit + ITC cosine."""
     from mmblip2.models.losses import query_text_similarity
     if not prototype or isinstance(query, (list, tuple)):

@@ -84,9 +84,10 @@ class ImageTextDataset(BaseDataset):
 
     _fully_initialized: bool
 
-    def __init__(self, ann_file='', data_root='', data_prefix=dict(img_path=''), pipeline=(),
+    def __init__(self, ann_file='', data_root='', data_prefix=None, pipeline=(),
                  test_mode=False, shuffle_images=False, filter_cfg=None, **kwargs):
         name = type(self).__name__
+        data_prefix = dict(img_path='') if data_prefix is None else data_prefix
         if set(data_prefix) != {'img_path'}:
             raise ConfigError(f'data_prefix of {name} has one key, img_path: got {dict(data_prefix)}')
         unknown = sorted(set(filter_cfg or ()) - set(_FILTERS))

@@ -164,9 +164,10 @@ class _Checker:
     def run(self):
         from mmengine import registry as root
         from mmengine.registry import DefaultScope
-        import mmblip2.datasets  # noqa: F401
-        import mmblip2.engine  # noqa: F401
-        import mmblip2.evaluation  # noqa: F401
+
+        import mmblip2.datasets
+        import mmblip2.engine
+        import mmblip2.evaluation
         import mmblip2.models  # noqa: F401
         cfg, get = self.cfg, self.cfg.get
         with DefaultScope.overwrite_default_scope('mmblip2'):
@@ -201,7 +202,7 @@ class _Checker:
         cfg = self.cfg
         if not isinstance(cfg.get('model'), dict):
             self.add('model', f'expected a dict with a type, got {cfg.get("model")!r}')
-        for key, value in cfg.items():
+        for key in cfg:
             near = difflib.get_close_matches(key, TOP_LEVEL, 1, 0.8)
             if key not in TOP_LEVEL and not key.endswith('_pipeline') and near:
                 self.add(key, f'unknown key; did you mean {near[0]!r}?')

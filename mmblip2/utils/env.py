@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cpu_has_bf16():
     """Whether the CPU multiplies bfloat16 in hardware (avx512_bf16 or amx_bf16 on x86, bf16 on ARM)."""
     import torch

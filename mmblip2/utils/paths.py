@@ -1,7 +1,6 @@
 """Where the configs and tools that come with the package are, and the config that a name means."""
 import difflib
 from pathlib import Path
-from typing import Dict, List, Optional, Union
 
 from ..errors import ConfigError
 
@@ -25,14 +24,14 @@ def resource_root() -> Path:
                       f'{roots[1]} (a checkout): install the package anew')
 
 
-def shipped_configs() -> List[str]:
+def shipped_configs() -> list[str]:
     """Names of the configs that can be run: relative to ``configs``, ``blip2/blip2_vit-g_stage1.py``."""
     root = resource_root() / 'configs'
     return sorted(path.relative_to(root).as_posix() for path in root.rglob('*.py')
                   if '_base_' not in path.relative_to(root).parts)
 
 
-def shipped_config(name: Union[str, Path]) -> Optional[Path]:
+def shipped_config(name: str | Path) -> Path | None:
     """The shipped config that a name means, or None.
 
     Args:
@@ -57,7 +56,7 @@ def shipped_config(name: Union[str, Path]) -> Optional[Path]:
     return root / 'configs' / same[0] if same else None
 
 
-def find_config(name: Union[str, Path], wanted: str = 'config file') -> Path:
+def find_config(name: str | Path, wanted: str = 'config file') -> Path:
     """The config file that ``name`` means: a file, or else a shipped config.
 
     Args:
@@ -72,7 +71,7 @@ def find_config(name: Union[str, Path], wanted: str = 'config file') -> Path:
     found = shipped_config(name)
     if found is not None:
         return found
-    names: Dict[str, List[str]] = {}
+    names: dict[str, list[str]] = {}
     for config in shipped_configs():
         for called in (config.removesuffix('.py'), Path(config).stem):
             names.setdefault(called, []).append(config)

@@ -1,7 +1,8 @@
 """Hook behind ``tools/test.py --show-dir``."""
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -35,7 +36,7 @@ class PredictionVisualizationHook(Hook):
         self.interval = interval
 
     def after_test_iter(self, runner, batch_idx: int, data_batch: Any = None,
-                        outputs: Optional[Sequence] = None) -> None:
+                        outputs: Sequence | None = None) -> None:
         """Write the pictures of one batch.
 
         Args:
@@ -80,7 +81,7 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
-def _describe(sample) -> List[str]:
+def _describe(sample) -> list[str]:
     lines = []
     if sample.get('question'):
         lines.append(f'question: {sample.get("question")}')

@@ -20,7 +20,8 @@ def write(tmp_path, model, pipeline, task_pipeline):
                               sampler=dict(type='SeekableInfiniteSampler')),
         train_cfg=dict(type='SeekIterLoop', max_iters=1),
         optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.1)),
-        test_dataloader=dict(batch_size=1, dataset=dict(pipeline=pipeline + task_pipeline + [dict(type='PackInputs')]))))
+        test_dataloader=dict(batch_size=1,
+                             dataset=dict(pipeline=[*pipeline, *task_pipeline, dict(type='PackInputs')]))))
     train = cfg.copy()
     for key in ('test_dataloader', ):
         train.pop(key)

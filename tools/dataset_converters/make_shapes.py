@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import mmblip2  # noqa: E402
+import mmblip2
 
 FORMAT = 4  # raise it when the same seed would give other files, so that old folders are written anew
 SPLITS = ('train', 'val', 'test')

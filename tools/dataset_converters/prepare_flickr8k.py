@@ -20,7 +20,7 @@ import tarfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.errors import DataError, MMBlip2Error  # noqa: E402
+from mmblip2.errors import DataError, MMBlip2Error
 
 OFFICIAL_IMAGES = {'train': 6000, 'val': 1000}
 CAPTIONS_PER_IMAGE = 5

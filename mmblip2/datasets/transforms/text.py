@@ -1,7 +1,7 @@
 """Text transforms: cleaning as LAVIS does it, and the prompts that turn a task into data."""
 import re
 from collections import Counter
-from typing import Callable
+from collections.abc import Callable
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS

@@ -1,5 +1,4 @@
 """VQA accuracy of a data set."""
-from typing import Optional
 
 from mmengine.logging import print_log
 
@@ -28,7 +27,7 @@ class VQAMetric(GatheredMetric):
 
     default_prefix = 'vqa'
 
-    def __init__(self, variant: str = 'official', prefix: str = 'vqa', out_file: Optional[str] = None):
+    def __init__(self, variant: str = 'official', prefix: str = 'vqa', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
         if variant not in VARIANTS:
             raise ConfigError(f'VQAMetric: unknown variant {variant!r}, expected one of '

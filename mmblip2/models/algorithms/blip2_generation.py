@@ -2,7 +2,7 @@
 
 Shapes: B images, Q queries, D Q-Former width, H language model width.
 """
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -45,10 +45,10 @@ class Blip2Generation(VisionLanguageModel):
                  'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
 
     def __init__(self, vision: nn.Module, qformer: QFormer, language_model: LanguageModel, tokenizer=None,
-                 max_text_len: int = 32, global_token_mean: bool = True, generation: Optional[dict] = None,
+                 max_text_len: int = 32, global_token_mean: bool = True, generation: dict | None = None,
                  vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', 'language_model'),
                  allow_random: bool = False, vision_cache_gib: float = 0.,
-                 data_preprocessor: Optional[dict] = None):
+                 data_preprocessor: dict | None = None):
         if qformer.has_text != (tokenizer is not None):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '

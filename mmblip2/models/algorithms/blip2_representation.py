@@ -2,7 +2,7 @@
 
 Shapes: B images, W processes, G = W*B, Q queries, T text tokens, D Q-Former width, C contrastive width.
 """
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class Blip2Representation(VisionLanguageModel):
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
                  vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: Optional[dict] = None):
+                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
         if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
         check_text_fits(qformer, tokenizer, max_text_len)
@@ -70,7 +70,7 @@ class Blip2Representation(VisionLanguageModel):
         self.negative_seed = negative_seed
         self.register_buffer('num_steps', torch.zeros((), dtype=torch.int64))
 
-    def tokenize(self, texts: List[str], device=None) -> TextBatch:
+    def tokenize(self, texts: list[str], device=None) -> TextBatch:
         """Token ids of texts, at most ``max_text_len`` long."""
         return self.tokenizer(texts, self.max_text_len, device)
 

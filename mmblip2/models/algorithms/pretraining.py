@@ -1,5 +1,6 @@
 """Training of the parts that BLIP-2 takes frozen, for those who have none (the quickstart)."""
-from typing import Any, Dict, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class LanguagePretraining(_Pretraining):
         data_preprocessor (dict, optional): Config of the data preprocessor.
     """
 
-    def __init__(self, language_model: LanguageModel, data_preprocessor: Optional[dict] = None):
+    def __init__(self, language_model: LanguageModel, data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor)
         self.language_model = language_model
 
@@ -67,7 +68,7 @@ class VisionPretraining(_Pretraining):
 
     vision: Any  # a module with embed_dim
 
-    def __init__(self, vision: nn.Module, num_classes: Dict[str, int], data_preprocessor: Optional[dict] = None):
+    def __init__(self, vision: nn.Module, num_classes: dict[str, int], data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor)
         self.vision = vision
         self.num_classes = dict(num_classes)

@@ -2,7 +2,7 @@
 
 Shapes: B images or image-text rows, P patches, E vision width, Q queries, T text tokens, L = Q+T, D width, H heads.
 """
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class QFormerLayer(nn.Module):
     def __init__(self, width, num_heads, mlp_width, vision_width, dropout, eps, cross_attention, text):
         super().__init__()
         self.attention = Attention(width, num_heads, dropout=dropout)
-        self.cross_attention: Optional[Attention] = None
+        self.cross_attention: Attention | None = None
         self.attention_norm = nn.LayerNorm(width, eps)
         if cross_attention:
             self.cross_attention = Attention(width, num_heads, kv_width=vision_width, dropout=dropout)
@@ -91,9 +91,9 @@ class QFormer(nn.Module):
     layers: Any  # nn.ModuleList of QFormerLayer
 
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
-                 mlp_width: Optional[int] = None, num_query: int = 32, cross_attention_freq: int = 2,
-                 vocab_size: Optional[int] = None, max_positions: int = 512, dropout: float = 0.1,
-                 eps: float = 1e-12, init_std: float = 0.02, bert: Optional[str] = None):
+                 mlp_width: int | None = None, num_query: int = 32, cross_attention_freq: int = 2,
+                 vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
+                 eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
         super().__init__()
         self.width = width
         self.num_query = num_query
@@ -134,7 +134,7 @@ class QFormer(nn.Module):
             for line in str(init_from_bert(self, self.bert)).splitlines():
                 print_log(line, logger='current')
 
-    def project_image(self, patches: torch.Tensor) -> List[Optional[KeyValue]]:
+    def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
 
         Args:
@@ -167,7 +167,7 @@ class QFormer(nn.Module):
             cache.append(kv)
         return x, cache
 
-    def forward_queries(self, image_kv: List[Optional[KeyValue]]) -> Tuple[torch.Tensor, List[KeyValue]]:
+    def forward_queries(self, image_kv: list[KeyValue | None]) -> tuple[torch.Tensor, list[KeyValue]]:
         """Queries read the image, no text.
 
         Args:

@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import os
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn

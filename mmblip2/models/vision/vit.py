@@ -3,7 +3,6 @@
 Shapes: B images, P tokens (class token and patches), E width.
 """
 import math
-from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -119,9 +118,9 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 14, width: int = 1408, depth: int = 39,
-                 num_heads: int = 16, mlp_width: Optional[int] = None, eps: float = 1e-6, activation: str = 'gelu',
+                 num_heads: int = 16, mlp_width: int | None = None, eps: float = 1e-6, activation: str = 'gelu',
                  pre_norm: bool = False, qkv_bias: str = 'qv', patch_bias: bool = True,
-                 grad_checkpointing: bool = False, weights: Optional[str] = None):
+                 grad_checkpointing: bool = False, weights: str | None = None):
         super().__init__()
         if image_size % patch_size:
             raise ConfigError(f'image_size {image_size} is not a multiple of patch_size {patch_size}')
@@ -152,7 +151,7 @@ class VisionTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def adapt_weights(self, state: Dict[str, torch.Tensor]) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+    def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Weights of this encoder as another one has them: names of other projects, positions of another image size.
 
         Args:

@@ -29,4 +29,5 @@ def test_two_ranks_equal_one(bert_folder, tmp_path):
     one, two = (run(bert_folder, tmp_path / f'{world}.pth', world) for world in (1, 2))
     torch.testing.assert_close(two['values'], one['values'], atol=1e-5, rtol=1e-5)
     for name, gradient in one['gradients'].items():
-        torch.testing.assert_close(two['gradients'][name], gradient, atol=1e-5, rtol=1e-4, msg=lambda m: f'{name}: {m}')
+        torch.testing.assert_close(two['gradients'][name], gradient, atol=1e-5, rtol=1e-4,
+                                   msg=lambda text, name=name: f'{name}: {text}')
