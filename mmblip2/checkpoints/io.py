@@ -3,7 +3,7 @@
 A file of ours is ``torch.save`` of a dict without any Python object (it loads with ``weights_only=True``)::
 
     format            'mmblip2/1'
-    meta              mmblip2_version, config (text), iter, epoch, seed, cfg_filename,
+    meta              mmblip2_version, config (a dict: data, never run), iter, epoch, seed, cfg_filename,
                       frozen {part: {source, sha256}}
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name

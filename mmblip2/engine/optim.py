@@ -90,7 +90,9 @@ def vision_layer_scale(model, decay):
 class TrainableOptimWrapperConstructor:
     """Groups the trainable parameters by (learning rate, weight decay); frozen ones stay outside.
 
-    Biases and every parameter with fewer than two dimensions (norms, temperature) have no weight decay.
+    Biases and every parameter with fewer than two dimensions (norms, temperature) have no weight decay; all others
+    have it, the learned queries and the class and position embeddings of a trained ViT too, as in LAVIS.
+    ``custom_keys=dict(queries=dict(decay_mult=0.))`` spares the queries.
 
     Args:
         optim_wrapper_cfg (dict): Optimizer wrapper with its 'optimizer'.
@@ -100,7 +102,8 @@ class TrainableOptimWrapperConstructor:
             ``layer_decay ** (L - i)``, what is before the blocks ``layer_decay ** (L + 1)``, everything behind them 1.
             It multiplies ``lr_mult``.
 
-    Differs from LAVIS: there these factors are written down and read by nobody.
+    Differs from LAVIS: the temperature, which has no dimension, decays there (its test is for exactly one), towards 0,
+    while similarities are divided by it; and its factors of the layer decay are written down and read by nobody.
 
     Raises:
         ConfigError: Unknown keys, a custom key that matches no trainable parameter, nothing to train, or a layer decay

@@ -92,11 +92,11 @@ class Runner(_Runner):
 
     def _log_env(self, env_cfg):
         from mmengine.utils.dl_utils import collect_env
-        self._config_text = self.cfg.pretty_text if self.cfg._cfg_dict else ''
+        self._config = _plain(self.cfg._cfg_dict)  # for checkpoints
         if is_main_process():
             facts = {**collect_env(), **env_cfg, 'seed': self.seed, 'processes': self.world_size}
             log_to_file_only(self.logger, '\n'.join(f'{key}: {value}' for key, value in facts.items()))
-            log_to_file_only(self.logger, f'Config:\n{self._config_text}')
+            log_to_file_only(self.logger, f'Config:\n{self.cfg.pretty_text if self._config else ""}')
 
     def register_default_hooks(self, hooks=None):
         ours = dict(finite_loss=dict(type='FiniteLossHook'),
@@ -319,7 +319,7 @@ class Runner(_Runner):
         model = self.bare_model
         checkpoint = dict(
             format=io.FORMAT,
-            meta=dict(mmblip2_version=__version__, config=self._config_text, seed=self.seed,
+            meta=dict(mmblip2_version=__version__, config=self._config, seed=self.seed,
                       cfg_filename=str(self.cfg.filename or ''), experiment_name=self.experiment_name,
                       time=time.strftime('%Y-%m-%d %H:%M:%S'), frozen=io.frozen_record(model),
                       **{**position, **(meta or {})}),
@@ -366,7 +366,7 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     if hasattr(value, 'item') and not isinstance(value, torch.Tensor):
         return value.item()
     if value is None or isinstance(value, (str, int, float, bool, torch.Tensor)):

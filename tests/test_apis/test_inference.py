@@ -26,7 +26,7 @@ def write(tmp_path, model, pipeline, task_pipeline):
     for key in ('test_dataloader', ):
         train.pop(key)
     runner = Runner.from_cfg(train)
-    runner._config_text = cfg.pretty_text
+    runner._config = cfg.to_dict()
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner.save_checkpoint(str(tmp_path), 'iter_1.pth', by_epoch=False)
@@ -98,3 +98,37 @@ def test_names_of_shipped_configs_are_known(tmp_path, monkeypatch):
         get_model('blip2_8xb32_retrievl')
     with pytest.raises(CheckpointError, match='checkpoint none.pth not found'):
         get_model('none.pth')
+
+
+def with_config(path, **changes):
+    """The checkpoint ``path`` again, with other entries in its config."""
+    from mmblip2.checkpoints import io
+    checkpoint = io.read_checkpoint(path)
+    checkpoint['meta']['config'].update(changes)
+    io.write_checkpoint(checkpoint, path)
+    return path
+
+
+def test_a_checkpoint_may_not_choose_what_is_run(tmp_path, tiny_parts):
+    tiny_parts.pop('tokenizer')
+    tiny_parts['qformer'].pop('vocab_size')
+    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
+    touched = tmp_path / 'touched'
+    vision = dict(type='FeatureMapEncoder', module=dict(type='pathlib.Path.touch', self=str(touched)))
+    with pytest.raises(CheckpointError, match=r"names code by its path \(model.vision.module.type='pathlib.Path.touch'"
+                                              r'\).*call get_model\(CONFIG, pretrained='):
+        get_model(with_config(path, model=generation(dict(tiny_parts, vision=vision))))
+    assert not touched.exists()
+    with pytest.raises(CheckpointError, match=r"test_dataloader.dataset.pipeline\[0\].type='os.system'"):
+        get_model(with_config(path, model=generation(tiny_parts), test_dataloader=dict(
+            dataset=dict(pipeline=[dict(type='os.system')]))))
+    with pytest.raises(CheckpointError, match='has no config inside'):
+        get_model(with_config(path, model='import os'))
+
+
+def test_a_checkpoint_names_the_outside_module_it_needs(tmp_path, tiny_parts):
+    tiny_parts.pop('tokenizer')
+    tiny_parts['qformer'].pop('vocab_size')
+    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
+    with pytest.raises(CheckpointError, match='needs the module nowhere.parts of its custom_imports .*PYTHONPATH'):
+        get_model(with_config(path, custom_imports=dict(imports=['nowhere.parts'])))

@@ -173,3 +173,17 @@ def test_layer_decay_needs_numbered_blocks():
     model.vision.requires_grad_(True)
     with pytest.raises(ConfigError, match='no numbered blocks in the vision encoder Linear'):
         rates(model, layer_decay=0.9)
+
+
+def test_what_decays_in_stage_1(tiny_parts):
+    """Matrices, tables and queries; neither biases, norms nor the temperature (which decays in LAVIS by accident)."""
+    from mmblip2.registry import MODELS
+    tiny_parts.pop('language_model')
+    model = MODELS.build(dict(type='Blip2Representation', embed_dim=8, allow_random=True, **tiny_parts))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = TrainableOptimWrapperConstructor(
+        dict(optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05))).groups(model)
+    decayed = {group['weight_decay'] > 0: {names[id(p)] for p in group['params']} for group in groups}
+    assert {'qformer.queries', 'qformer.word_embeddings.weight', 'itc_head.vision_proj.weight'} <= decayed[True]
+    assert {'itc_head.temperature', 'qformer.layers.0.attention_norm.weight', 'vision_norm.weight'} <= decayed[False]
+    assert not any(name.endswith('bias') for name in decayed[True])

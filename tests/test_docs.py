@@ -1,0 +1,140 @@
+"""The pages of docs/ run: their files are written, their commands called, with small parts of the same kinds."""
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+CAPTIONS = ['a small red circle', 'two green stars', 'one yellow cross', 'there are three objects']
+SMALL_QFORMER = ['model.qformer.num_layers=2', 'model.qformer.width=32', 'model.qformer.num_heads=2',
+                 'model.qformer.mlp_width=64', 'model.qformer.vision_width=32', 'model.qformer.num_query=4']
+SHORT = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=4',
+         'train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', 'test_dataloader.num_workers=0',
+         'optim_wrapper.dtype=float32', 'default_hooks.logger.interval=1']
+
+
+def blocks(page):
+    """(language, title, text) of the fenced blocks of a page."""
+    text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
+    return re.findall(r'^```(\w+)(?: title=(\S+))?\n(.*?)^```$', text, re.M | re.S)
+
+
+def write_files(page, folder):
+    for _, title, text in blocks(page):
+        if title:
+            path = folder / title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def commands(page):
+    return [line for language, _, text in blocks(page) if language == 'bash' for line in text.splitlines()]
+
+
+def call(command, folder, **environment):
+    """Run a line of a page with this Python; a training or a test with the small sizes."""
+    words = command.split()
+    assert words[0] == 'python'
+    if words[1].startswith('tools/'):
+        stage1 = 'stage1' in words[2]
+        words += ['--cfg-options', *SHORT, *SMALL_QFORMER, *(['model.qformer.vocab_size=130'] if stage1 else [
+            'model.language_model.dtype=float32', 'model.generation.max_new_tokens=3', 'model.generation.num_beams=2'])]
+    run = subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300,
+                         env={**os.environ, 'PYTHONPATH': str(ROOT), **environment})
+    assert run.returncode == 0, f'{command}\n{run.stdout[-2000:]}\n{run.stderr[-3000:]}'
+    return run.stdout
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory, bert_folder, opt_folder):
+    """A checkout with the data and the parts of own_data.md, all small, after its commands have run."""
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertModel,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
+    folder = tmp_path_factory.mktemp('checkout')
+    for name in ('configs', 'tools'):
+        (folder / name).symlink_to(ROOT / name)
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 20, 24, 3), dtype=np.uint8)
+    images = [f'{i + 1:04d}.jpg' for i in range(8)]
+    (folder / 'data/mine/images').mkdir(parents=True)
+    (folder / 'data/folder').mkdir()
+    for i, (name, array) in enumerate(zip(images, pixels)):
+        Image.fromarray(array).save(folder / 'data/mine/images' / name)
+        Image.fromarray(array).save(folder / 'data/folder' / name)
+        (folder / 'data/folder' / name).with_suffix('.txt').write_text('\n'.join(CAPTIONS[i % 2:]))
+    (folder / 'data/mine/train.json').write_text(json.dumps(
+        [dict(image=name, caption=CAPTIONS[i:i + 2]) for i, name in enumerate(images[:4])]))
+
+    pretrained, size = folder / 'data/pretrained', dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                                                         intermediate_size=64)
+    torch.manual_seed(0)
+    SiglipVisionModel(SiglipVisionConfig(image_size=224, patch_size=56, **size)).save_pretrained(pretrained / 'siglip')
+    tokenizer = AutoTokenizer.from_pretrained(opt_folder)
+    tokenizer.save_pretrained(pretrained / 'qwen')
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=128,
+                                 **size)).save_pretrained(pretrained / 'qwen')
+    bert = AutoTokenizer.from_pretrained(bert_folder)
+    bert.save_pretrained(pretrained / 'bert-base-uncased')
+    BertModel(BertConfig(vocab_size=len(bert), **size)).save_pretrained(pretrained / 'bert-base-uncased')
+
+    write_files('own_data.md', folder)
+    outputs = [call(command, folder) for command in commands('own_data.md')]
+    return folder, outputs
+
+
+def test_own_data_trains_both_stages_and_is_used(project):
+    folder, (stage1, stage2, tested, used) = project
+    assert 'i2t/retrieval/Recall@1' in stage1 and '(itc ' in stage1
+    assert 'caption/CIDEr' in stage2 and 'train 2/2  loss ' in stage2
+    assert 'caption/CIDEr' in tested
+    assert len(list((folder / 'work_dirs/my_stage2/pictures').rglob('*.png'))) == 2
+    best, caption = used.strip().splitlines()[-2:]
+    assert "'match_score'" in best and "'pred_caption'" in caption
+
+
+def test_parts_from_outside_are_used(project):
+    folder, _ = project
+    write_files('extend.md', folder)
+    export, *calls = commands('extend.md')
+    name, value = export.removeprefix('export ').split('=')
+    for command in calls:
+        call(command, folder, **{name: os.pathsep.join([value, str(ROOT)])})
+    metrics = json.loads((folder / 'work_dirs/one_token/metrics.json').read_text())
+    assert 0 <= metrics['words/known'] <= 100
+    assert len(json.loads((folder / 'work_dirs/one_token/predictions/words.json').read_text())) == 8
+    code = ('from mmblip2 import get_model\n'
+            'model = get_model("work_dirs/one_token")\n'
+            'import torch\n'
+            'print(type(model).__name__, tuple(model.visual_prefix(torch.zeros(1, 3, 224, 224), [None]).shape))')
+    run = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, timeout=120,
+                         env={**os.environ, name: os.pathsep.join([value, str(ROOT)])})
+    assert 'OneTokenGeneration (1, 1, 32)' in run.stdout, run.stderr[-2000:]
+
+
+def test_a_module_that_is_not_on_the_path_is_named(project):
+    folder, _ = project
+    write_files('extend.md', folder)
+    run = subprocess.run([sys.executable, 'tools/train.py', 'my_project/one_token.py'], cwd=folder, timeout=120,
+                         capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert run.returncode == 2
+    assert 'my_project.parts' in run.stderr and 'PYTHONPATH' in run.stderr and 'Traceback' not in run.stderr
+
+
+def test_links_of_the_pages_lead_somewhere():
+    pages = [ROOT / 'README.md', *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')]
+    for page in pages:
+        for target in re.findall(r'\]\(([^)#:]+)\)', page.read_text(encoding='utf-8')):
+            assert (page.parent / target).exists(), f'{page}: {target}'
