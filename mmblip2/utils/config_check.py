@@ -5,7 +5,7 @@ import keyword
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..compat import quiet_config_reader
+from ..compat import quiet_config_reader, read_shipped_bases
 from ..errors import ConfigError
 from .cli import apply_cfg_options
 from .paths import find_config
@@ -45,6 +45,7 @@ def load_config(path, options=()):
     """
     from mmengine.config import Config
     quiet_config_reader()
+    read_shipped_bases()
     path = find_config(path)
     try:
         cfg = Config.fromfile(str(path))

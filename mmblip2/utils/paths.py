@@ -5,6 +5,7 @@ from pathlib import Path
 from ..errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+PREFIX = 'mmblip2::'  # of a shipped config's name, where it must not be taken for a file
 
 
 def resource_root() -> Path:
@@ -24,11 +25,11 @@ def resource_root() -> Path:
                       f'{roots[1]} (a checkout): install the package anew')
 
 
-def shipped_configs() -> list[str]:
-    """Names of the configs that can be run: relative to ``configs``, ``blip2/blip2_vit-g_stage1.py``."""
+def shipped_configs(bases: bool = False) -> list[str]:
+    """Names of the configs that can be run, or of the parts below ``_base_``: ``blip2/blip2_vit-g_stage1.py``."""
     root = resource_root() / 'configs'
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob('*.py')
-                  if '_base_' not in path.relative_to(root).parts)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob('*.py'))
+    return [name for name in names if name.startswith('_base_/') == bases]
 
 
 def shipped_config(name: str | Path) -> Path | None:
@@ -36,19 +37,20 @@ def shipped_config(name: str | Path) -> Path | None:
 
     Args:
         name: Relative to ``configs`` or to the folder above it, or the last part alone where only one config is called
-            so; '.py' may be left out.
+            so; '.py' may be left out, 'mmblip2::' may stand in front.
 
     Raises:
         ConfigError: Several configs are called so.
     """
-    root, text = resource_root(), Path(name).as_posix()
-    if Path(name).is_absolute() or '..' in Path(name).parts:
+    root, path = resource_root(), Path(str(name).removeprefix(PREFIX))
+    text = path.as_posix()
+    if path.is_absolute() or '..' in path.parts:
         return None
     for folder in (root / 'configs', root):
         for ending in ('', '.py'):
-            path = folder / (text + ending)
-            if path.suffix == '.py' and path.is_file() and root / 'configs' in path.parents:
-                return path
+            file = folder / (text + ending)
+            if file.suffix == '.py' and file.is_file() and root / 'configs' in file.parents:
+                return file
     same = [config for config in shipped_configs() if Path(config).name in (text, f'{text}.py')]
     if len(same) > 1:
         raise ConfigError(f'config {name} is no file here, and several shipped configs are called so: give one of '
@@ -69,14 +71,31 @@ def find_config(name: str | Path, wanted: str = 'config file') -> Path:
     if Path(name).is_file():
         return Path(name)
     found = shipped_config(name)
-    if found is not None:
-        return found
-    names: dict[str, list[str]] = {}
+    if found is None:
+        raise ConfigError(f'{wanted} {name} not found: neither seen from {Path.cwd()} nor among the configs of mmblip2 '
+                          f'in {resource_root() / "configs"}; {_close_to(name)}')
+    return found
+
+
+def find_base(name: str) -> Path:
+    """The file of ``_base_ = 'mmblip2::NAME'``: a shipped config, or a part of one below ``_base_``.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    found = shipped_config(name)
+    if found is None:
+        raise ConfigError(f'_base_ {name} is not among the configs of mmblip2 in {resource_root() / "configs"}; '
+                          f'{_close_to(name)}')
+    return found
+
+
+def _close_to(name: str | Path) -> str:
+    """'did you mean ...?', or where the names are listed."""
+    names = {config.removesuffix('.py'): [config] for config in shipped_configs(bases=True)}
     for config in shipped_configs():
         for called in (config.removesuffix('.py'), Path(config).stem):
             names.setdefault(called, []).append(config)
-    text = Path(name).as_posix().removeprefix('configs/').removesuffix('.py')
+    text = Path(str(name).removeprefix(PREFIX)).as_posix().removeprefix('configs/').removesuffix('.py')
     near = [config for called in difflib.get_close_matches(text, names, 3, 0.6) for config in names[called]]
-    hint = f'did you mean {" or ".join(dict.fromkeys(near))}?' if near else 'python -m mmblip2 lists the latter'
-    raise ConfigError(f'{wanted} {name} not found: neither seen from {Path.cwd()} nor among the configs of mmblip2 '
-                      f'in {resource_root() / "configs"}; {hint}')
+    return f'did you mean {" or ".join(dict.fromkeys(near))}?' if near else 'python -m mmblip2 lists the latter'

@@ -5,13 +5,15 @@ import pytest
 
 from mmblip2.errors import ConfigError
 from mmblip2.utils import paths
+from mmblip2.utils.config_check import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
 
 @pytest.mark.parametrize('name', [
     'blip2/blip2-opt2.7b_8xb32_caption.py', 'blip2/blip2-opt2.7b_8xb32_caption', 'blip2-opt2.7b_8xb32_caption.py',
-    'blip2-opt2.7b_8xb32_caption', 'configs/blip2/blip2-opt2.7b_8xb32_caption.py', Path('blip2-opt2.7b_8xb32_caption')])
+    'blip2-opt2.7b_8xb32_caption', 'configs/blip2/blip2-opt2.7b_8xb32_caption.py',
+    'mmblip2::blip2/blip2-opt2.7b_8xb32_caption.py', Path('blip2-opt2.7b_8xb32_caption')])
 def test_a_name_means_a_shipped_config(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert paths.find_config(name) == CONFIGS / 'blip2' / 'blip2-opt2.7b_8xb32_caption.py'
@@ -52,6 +54,19 @@ def test_unknown_name_says_where_it_looked_and_what_is_close(name, message, tmp_
     with pytest.raises(ConfigError, match=message) as error:
         paths.find_config(name)
     assert str(CONFIGS) in str(error.value) and str(Path.cwd()) in str(error.value)
+
+
+def test_bases_of_a_config_elsewhere(tmp_path):
+    """Next to files of its own; an unknown one is named, with what is close."""
+    (tmp_path / 'mine.py').write_text("_base_ = ['mmblip2::_base_/models/blip2_vit-l.py', 'other.py']\nlast = 3\n")
+    (tmp_path / 'other.py').write_text("_base_ = 'mmblip2::_base_/default_runtime.py'\nother = 4\n")
+    cfg = load_config(tmp_path / 'mine.py')
+    assert cfg.model.vision.depth == 23 and cfg.default_scope == 'mmblip2' and (cfg.last, cfg.other) == (3, 4)
+    assert '_scope_' not in cfg.pretty_text
+    (tmp_path / 'other.py').write_text("_base_ = 'mmblip2::_base_/default_runtme.py'\n")
+    with pytest.raises(ConfigError, match='_base_ mmblip2::_base_/default_runtme.py is not among .*did you mean '
+                                          '_base_/default_runtime.py'):
+        load_config(tmp_path / 'mine.py')
 
 
 def test_missing_folders_are_an_error(tmp_path, monkeypatch):
