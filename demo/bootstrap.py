@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the virtual environment of this checkout and runs one target in it.
 
-    python3 demo/bootstrap.py demo | demo-short | test [further arguments of the target]
+    python3 demo/bootstrap.py demo | demo-short | test | lint [further arguments of the target]
 
 Needs Python >= 3.10 with ``venv`` or ``pip``; nothing else. Environment and results go to HOME:
 ``$MMBLIP2_HOME`` when it is set, otherwise the checkout. A second call finds the stamp of the first and
@@ -30,7 +30,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ('requirements/runtime.txt', 'requirements/tests.txt')
-TARGETS = ('demo', 'demo-short', 'test')
+DEVELOPMENT = 'requirements/dev.txt'  # for lint alone
+TARGETS = ('demo', 'demo-short', 'test', 'lint')
 FREE_GB = 8
 HEARTBEAT = 15.0  # seconds between two progress lines during the installation
 # Imported once after each installation, so that an unusable package is found here and not an hour later.
@@ -39,6 +40,11 @@ CHECK_IMPORTS = ('torch', 'torchvision', 'mmengine', 'transformers', 'pycocotool
 PROBE = ('import importlib.util as u, sys, sysconfig; version, *modules = sys.argv[1:]; '
          'whole = version == sys.version and all(u.find_spec(m) for m in modules); '
          'print(sysconfig.get_path("purelib")) if whole else sys.exit(1)')
+# Run by the environment's Python in the checkout, which may be read-only: the caches go elsewhere.
+LINT = ('import subprocess, sys; home, *arguments = sys.argv[1:]; '
+        'ruff = ["ruff", "check", f"--cache-dir={home}/.ruff_cache", *arguments]; '
+        'mypy = ["mypy", f"--cache-dir={home}/.mypy_cache"]; '
+        'sys.exit(max([subprocess.call([sys.executable, "-m", *call]) for call in (ruff, mypy)]))')
 
 
 class BootstrapError(Exception):
@@ -74,7 +80,7 @@ def find_home(checkout, environ):
         try:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BootstrapError(f'MMBLIP2_HOME={named} cannot be created ({error}): name another folder')
+            raise BootstrapError(f'MMBLIP2_HOME={named} cannot be created ({error}): name another folder') from error
         if not is_writable(home):
             raise BootstrapError(f'MMBLIP2_HOME={named} cannot be written: name another folder')
         return home
@@ -179,6 +185,12 @@ class Environment:
         part.write_text(json.dumps({'hash': wanted, 'seconds': seconds}), encoding='utf-8')
         os.replace(part, self.stamp)
         return seconds
+
+    def add(self, requirements, modules):
+        """Installs the file `requirements` of the checkout, unless all of `modules` are there."""
+        if self.probe(modules) is None:
+            say(f'installing {requirements} into {self.path}')
+            self.pip('install', '-r', str(self.checkout / requirements))
 
     def create(self):
         """Makes an empty environment with pip in it; what was there before is removed.
@@ -315,6 +327,8 @@ def target_command(target, arguments, python, home, checkout):
                    '-c', str(checkout / 'pyproject.toml'), '-o', f'cache_dir={home / ".pytest_cache"}',
                    *arguments]
         return command, checkout, {'OMP_NUM_THREADS': '1'}
+    if target == 'lint':
+        return [str(python), '-c', LINT, str(home), *arguments], checkout, {}
     short = ['--short'] if target == 'demo-short' else []
     command = [str(python), str(checkout / 'demo' / 'quickstart.py'), *short, *arguments]
     return command, home, {'OMP_NUM_THREADS': str(usable_cores())}
@@ -344,6 +358,8 @@ def main(argv=None, environ=None):
         start = time.time()
         with locked(home):
             seconds = environment.ensure()
+            if argv[0] == 'lint':
+                environment.add(DEVELOPMENT, ('ruff', 'mypy'))
         spent = time.time() - start
     except BootstrapError as error:
         print(f'error: {error}', file=sys.stderr)

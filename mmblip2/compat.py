@@ -33,6 +33,24 @@ def quiet_config_reader():
         MMLogger.get_instance('mmengine', log_level='WARNING')
 
 
+@functools.cache
+def read_shipped_bases():
+    """Let ``_base_ = 'mmblip2::_base_/models/blip2_vit-g.py'`` in a config name one that comes with this package.
+
+    mmengine asks ``pkg_resources`` for the place of a package, which setuptools >= 82 does not have, and expects a
+    wheel there.
+    """
+    from mmengine.config import Config
+
+    from .utils.paths import PREFIX, find_base
+    theirs = Config._get_cfg_path
+
+    def get_cfg_path(path, filename):
+        return (str(find_base(path)), None) if path.startswith(PREFIX) else theirs(path, filename)
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
 def log_to_file_only(logger, message):
     """Write ``message`` to the logger's files and not to the console."""
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, message, None, None)
@@ -41,7 +59,7 @@ def log_to_file_only(logger, message):
             handler.handle(record)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def import_mmpretrain():
     """Import mmpretrain and register its models.
 
@@ -62,7 +80,7 @@ def import_mmpretrain():
             if 'mmpretrain.models' not in sys.modules:
                 import mmpretrain.utils.dependency as dependency
                 dependency.WITH_MULTIMODAL = False
-            import mmpretrain.models  # noqa: F401
+            import mmpretrain.models
     except ImportError as error:
         raise ConfigError(f"a type 'mmpretrain.*' needs mmpretrain, which cannot be imported ({error}): "
                           'pip install mmpretrain') from error

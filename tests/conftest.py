@@ -5,7 +5,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 
-import pytest  # noqa: E402
+import pytest
 
 SENTENCES = ['a small red circle left of a large blue square', 'two green stars above one yellow cross',
              'Question: what color is the star? Answer: green', 'there are three objects']

@@ -76,5 +76,6 @@ def test_a_restart_by_torchrun_ends_with_the_same_weights(tmp_path):
     os.kill(int(workers[-1]), signal.SIGKILL)
     output = end(cut)
     assert cut.returncode == 0 and 'resumed from' in output, output[-3000:]
-    states = [torch.load(tmp_path / name / 'iter_400.pth', weights_only=True)['state_dict'] for name in ('whole', 'cut')]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    one, other = (torch.load(tmp_path / name / 'iter_400.pth', weights_only=True)['state_dict']
+                  for name in ('whole', 'cut'))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

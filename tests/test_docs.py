@@ -55,8 +55,15 @@ def call(command, folder, **environment):
 @pytest.fixture(scope='module')
 def project(tmp_path_factory, bert_folder, opt_folder):
     """A checkout with the data and the parts of own_data.md, all small, after its commands have run."""
-    from transformers import AutoTokenizer, BertConfig, BertModel, Qwen2Config, Qwen2ForCausalLM
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers import (
+        AutoTokenizer,
+        BertConfig,
+        BertModel,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
     folder = tmp_path_factory.mktemp('checkout')
     for name in ('configs', 'tools'):
         (folder / name).symlink_to(ROOT / name)

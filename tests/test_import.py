@@ -16,7 +16,7 @@ def test_import_stays_light():
 def test_unknown_name_is_an_attribute_error():
     import mmblip2
     try:
-        mmblip2.no_such_name
+        _ = mmblip2.no_such_name
     except AttributeError as error:
         assert 'no_such_name' in str(error)
     else:

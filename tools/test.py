@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import cli
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Test a checkpoint')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('checkpoint', help='checkpoint file, or the work directory of a training')
     parser.add_argument('--work-dir', help='folder of the log; default: ./work_dirs/<config name>')
     parser.add_argument('--out', help='JSON file for the metrics, or for what --out-item says')
@@ -45,7 +45,7 @@ def main(argv=None):
     from mmblip2.utils import config_check as check
     cfg = check.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    cfg.work_dir = check.work_dir(cfg, args.work_dir, args.config)
+    cfg.work_dir = check.work_dir(cfg, args.work_dir)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check.require(cfg, ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
     if args.amp:

@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import cli
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Train a model')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('--work-dir',
                         help='folder of logs and checkpoints; default: ./work_dirs/<config name>')
     parser.add_argument('--resume', nargs='?', const='auto',
@@ -38,7 +38,7 @@ def main(argv=None):
     from mmblip2.utils import config_check as check
     cfg = check.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    cfg.work_dir = check.work_dir(cfg, args.work_dir, args.config)
+    cfg.work_dir = check.work_dir(cfg, args.work_dir)
     if args.resume:
         cfg.resume = True if args.resume == 'auto' else args.resume
     if args.amp:

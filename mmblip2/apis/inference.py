@@ -1,22 +1,23 @@
 """Use a trained model on images of one's own, with the result keys of mmpretrain."""
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from PIL import Image
 
 from mmblip2.errors import CheckpointError, ConfigError, DataError
 
-ImageLike = Union[str, Path, Image.Image]
+ImageLike = str | Path | Image.Image
 
 
-def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = None):
+def get_model(model, pretrained: str | None = None, device: str | None = None):
     """Build a model for inference.
 
     Args:
         model (str | Path | Config): A checkpoint of ours (its config is inside), a work directory (its newest
-            checkpoint), or a config file.
+            checkpoint), or a config: a file, or the name of one that comes with the package.
         pretrained (str, optional): With a config: the checkpoint, or work directory, to load.
         device (str, optional): Default: the GPU if there is one, otherwise the CPU.
 
@@ -24,7 +25,7 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
         nn.Module: In eval mode, with the config it was built from as ``_config``.
 
     Raises:
-        ConfigError: A config without ``pretrained``.
+        ConfigError: A config without ``pretrained``, or no such config.
         CheckpointError: The checkpoint does not fit, a frozen part is missing or another one, or the config inside
             names code by its path (a file may not choose what is run).
     """
@@ -33,15 +34,20 @@ def get_model(model, pretrained: Optional[str] = None, device: Optional[str] = N
 
     from mmblip2.checkpoints import io
     from mmblip2.registry import MODELS
+    from mmblip2.utils.config_check import load_config
+    from mmblip2.utils.paths import find_config
     checkpoint = None
-    if isinstance(model, (str, Path)) and Path(model).suffix != '.py':
+    given_path = isinstance(model, (str, Path))
+    if given_path and Path(model).suffix not in ('.py', '.pth', '.safetensors') and not Path(model).exists():
+        model = find_config(model, 'checkpoint, work directory or config')
+    if given_path and Path(model).suffix != '.py':
         if pretrained is not None:
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
-        pretrained = model
+        pretrained = str(model)
         checkpoint = io.read_checkpoint(model)
         cfg = _config_inside(checkpoint['meta'], model)
     else:
-        cfg = model if isinstance(model, Config) else Config.fromfile(model)
+        cfg = model if isinstance(model, Config) else load_config(model)
         if pretrained is None:
             raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
     with DefaultScope.overwrite_default_scope('mmblip2'):
@@ -59,18 +65,19 @@ def _config_inside(meta, path):
         raise CheckpointError(f'{path} has no config inside: {by_hand}')
     named = _dotted_types(found['model'], 'model') + _dotted_types(found.get('test_dataloader'), 'test_dataloader')
     if named:
-        raise CheckpointError(f'the config inside {path} names code by its path ({named[0]}), and a file may not choose '
-                              f'what is run: {by_hand} with the config you trust, here {meta.get("cfg_filename")!r}')
+        raise CheckpointError(f'the config inside {path} names code by its path ({named[0]}), and a file may not '
+                              f'choose what is run: {by_hand} with the config you trust, here '
+                              f'{meta.get("cfg_filename")!r}')
     for name in (found.get('custom_imports') or {}).get('imports', ()):
         try:
             import_module(name)
         except ImportError as error:
-            raise CheckpointError(f'{path} needs the module {name} of its custom_imports ({error}): put the folder that '
-                                  'holds it on PYTHONPATH') from error
+            raise CheckpointError(f'{path} needs the module {name} of its custom_imports ({error}): put the folder '
+                                  'that holds it on PYTHONPATH') from error
     return Config(found)
 
 
-def _dotted_types(node, path) -> List[str]:
+def _dotted_types(node, path) -> list[str]:
     """'path.type=...' of what is looked up by its import path and not in our registry."""
     if isinstance(node, (list, tuple)):
         return [found for i, item in enumerate(node) for found in _dotted_types(item, f'{path}[{i}]')]
@@ -82,8 +89,8 @@ def _dotted_types(node, path) -> List[str]:
 
 
 @torch.no_grad()
-def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], question: Optional[str] = None,
-                    prototype: Optional[Sequence] = None, topk: int = 1, **kwargs):
+def inference_model(model, inputs: ImageLike | Sequence[ImageLike], question: str | None = None,
+                    prototype: Sequence | None = None, topk: int = 1, **kwargs):
     """Caption an image, answer a question about it, or retrieve.
 
     Args:
@@ -112,7 +119,7 @@ def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], questi
         model = get_model(model, **kwargs)
     elif kwargs:
         raise ConfigError(f'{", ".join(kwargs)}: only with the name of a model, this one is built already')
-    from mmblip2.engine.optim import autocast_context
+    from mmblip2.engine.autocast import autocast_context
     wrapper = model._config.get('optim_wrapper') or {}
     with autocast_context(wrapper.get('dtype')):
         if isinstance(model, Blip2Representation):
@@ -125,7 +132,7 @@ def inference_model(model, inputs: Union[ImageLike, Sequence[ImageLike]], questi
     return results if isinstance(inputs, (list, tuple)) else results[0]
 
 
-def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
+def _prepare(model, images: Sequence[ImageLike], **fields) -> dict:
     """Images through the test pipeline of the model's config, as one preprocessed batch."""
     from mmengine.dataset import Compose, pseudo_collate
     from mmengine.registry import DefaultScope
@@ -139,7 +146,7 @@ def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
     rows = []
     for index, image in enumerate(images):
         if isinstance(image, Image.Image):
-            source = dict(image=image)
+            source: dict[str, Any] = dict(image=image)
         elif isinstance(image, (str, Path)):
             source = dict(img_path=str(image))
         else:
@@ -148,7 +155,7 @@ def _prepare(model, images: Sequence[ImageLike], **fields) -> Dict:
     return model.data_preprocessor(pseudo_collate(rows), False)
 
 
-def _generate(model, images, question) -> List[dict]:
+def _generate(model, images, question) -> list[dict]:
     transforms = [step['type'] for step in model._config.test_dataloader.dataset.pipeline]
     answers = any(name.split('.')[-1] == 'VQAPrompt' for name in transforms)
     if answers != (question is not None):
@@ -166,7 +173,7 @@ def _is_image(value) -> bool:
                                                       Image.registered_extensions())
 
 
-def _retrieve(model, query, prototype, topk) -> List[dict]:
+def _retrieve(model, query, prototype, topk) -> list[dict]:
     """Rank the gallery by ITM logit + ITC cosine."""
     from mmblip2.models.losses import query_text_similarity
     if not prototype or isinstance(query, (list, tuple)):

@@ -33,10 +33,12 @@ class RefusedPickle(pickle.UnpicklingError):
 class _Kind(type):
     """The type of the stand-ins: calling one is where a refused name shows."""
 
+    callable: bool
+
     def __call__(cls, *args, **kwargs):
         if not cls.callable:
             raise RefusedPickle(f'it calls {cls.__module__}.{cls.__qualname__}')
-        return cls.__new__(cls)
+        return super().__call__()
 
 
 class StandIn(metaclass=_Kind):

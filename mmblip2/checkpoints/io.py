@@ -71,7 +71,7 @@ class LoadReport:
 
 def _prefixes(keys):
     """Keys shortened to their first two levels, with the number of keys: 'qformer.bert (36)'."""
-    counts = {}
+    counts: dict[str, int] = {}
     for key in keys:
         name = '.'.join(key.split('.')[:2])
         counts[name] = counts.get(name, 0) + 1
@@ -208,8 +208,8 @@ def find_checkpoints(work_dir):
     by_name = len({path.name.split('_')[0] for path in unique}) == 1  # all count iterations, or all count epochs
 
     def age(path):
-        number = re.search(r'_(\d+)\.pth$', path.name)
-        number = (int(number.group(1)) if number else -1) if by_name else _iterations(path)
+        found = re.search(r'_(\d+)\.pth$', path.name)
+        number = (int(found.group(1)) if found else -1) if by_name else _iterations(path)
         return number, path.stat().st_mtime
 
     return sorted(unique, key=age, reverse=True)
@@ -248,7 +248,7 @@ def saved_state(model):
     frozen = _frozen_keys(model)
     tensors = {key: value for key, value in model.state_dict().items()
                if key not in frozen and isinstance(value, torch.Tensor)}
-    copies = {}  # tied tensors stay tied in the file
+    copies: dict[tuple, torch.Tensor] = {}  # tied tensors stay tied in the file
     for key, value in tensors.items():
         ident = (value.data_ptr(), value.shape, value.dtype)
         copies.setdefault(ident, value.detach().cpu())
@@ -276,7 +276,8 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     matched = [key for key in state if key in expected]
     shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
               for key in matched if state[key].shape != expected[key].shape]
-    tied, torn = {}, []
+    tied: dict[tuple, str] = {}
+    torn = []
     for key in matched:
         first = tied.setdefault(_address(expected[key]), key)
         if first != key and not torch.equal(state[first], state[key]):
@@ -410,8 +411,9 @@ def load_partial(model, load_from):
     Raises:
         CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part.
     """
-    entries = [dict(checkpoint=load_from)] if isinstance(load_from, (str, Path)) else load_from
-    entries = [entries] if isinstance(entries, dict) else list(entries)
+    if isinstance(load_from, (str, Path)):
+        load_from = dict(checkpoint=load_from)
+    entries = [load_from] if isinstance(load_from, dict) else list(load_from)
     frozen = _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     total = LoadReport(' + '.join(str(entry['checkpoint']) for entry in entries))

@@ -5,7 +5,7 @@ CLIP (LAVIS's ``clip_vit_L.pth``) and EVA in LAVIS's names (``eva_vit_g.pth``, `
 the last block of the model (a final norm, a head, the text half, further blocks) is left out.
 """
 import re
-from typing import Dict, List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 
@@ -15,8 +15,8 @@ class _Layout(NamedTuple):
     name: str
     marker: str  # a key that only this layout has; what stands before it is the encoder's prefix
     blocks: str  # list of the blocks
-    outside: Dict[str, str]
-    inside: Dict[str, str]
+    outside: dict[str, str]
+    inside: dict[str, str]
 
 
 # transformers' Blip2VisionModel, outside and inside its blocks; one name of ours for each of theirs
@@ -45,7 +45,7 @@ _LAYOUTS = (
 )
 
 
-def to_own_names(state: Dict[str, torch.Tensor], encoder) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+def to_own_names(state: dict[str, torch.Tensor], encoder) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Rename the weights of a published vision encoder.
 
     Args:

@@ -1,6 +1,7 @@
 """What all data sets share: paths, checks before the work starts, random numbers, exchanged images."""
 import logging
 import os
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -81,9 +82,12 @@ class ImageTextDataset(BaseDataset):
         DataError: Annotations or images are missing or malformed.
     """
 
-    def __init__(self, ann_file='', data_root='', data_prefix=dict(img_path=''), pipeline=(),
+    _fully_initialized: bool
+
+    def __init__(self, ann_file='', data_root='', data_prefix=None, pipeline=(),
                  test_mode=False, shuffle_images=False, filter_cfg=None, **kwargs):
         name = type(self).__name__
+        data_prefix = dict(img_path='') if data_prefix is None else data_prefix
         if set(data_prefix) != {'img_path'}:
             raise ConfigError(f'data_prefix of {name} has one key, img_path: got {dict(data_prefix)}')
         unknown = sorted(set(filter_cfg or ()) - set(_FILTERS))
@@ -130,7 +134,7 @@ class ImageTextDataset(BaseDataset):
         """
         results = self.get_data_info(int(idx))
         if isinstance(idx, Draw):
-            seed = (idx.seed, idx.pos)
+            seed: Any = (idx.seed, idx.pos)
         elif self.test_mode:
             seed = results['sample_idx']
         else:
@@ -201,7 +205,8 @@ class ImageTextDataset(BaseDataset):
 
     def _check_images(self):
         """Refuse one image id for two files, and files that are not there."""
-        path_of, id_of = {}, {}
+        path_of: dict[Any, str] = {}
+        id_of: dict[str, Any] = {}
         for row in self.data_list:
             if 'img_path' not in row:
                 continue

@@ -41,7 +41,7 @@ def read_captions(path, image_folder, captions_required=True):
 
 
 def _read_list(path, items, captions_required):
-    images = {}
+    images: dict[tuple, list[str]] = {}
     for item in items:
         captions = item.get('caption', None if captions_required else [])
         captions = [captions] if isinstance(captions, str) else captions
@@ -50,7 +50,7 @@ def _read_list(path, items, captions_required):
         image_id = parse_image_id(item.get('image_id'), item['image'])
         # The image is part of the key so that an id used twice reaches the check of the data set.
         images.setdefault((image_id, item['image']), []).extend(captions)
-    return [CaptionedImage(*key, captions) for key, captions in images.items()]
+    return [CaptionedImage(image_id, image, captions) for (image_id, image), captions in images.items()]
 
 
 def _read_coco(path, content, image_folder, captions_required):
@@ -60,7 +60,7 @@ def _read_coco(path, content, image_folder, captions_required):
     if not are_objects(annotations, 'image_id', 'caption') or not all(
             isinstance(annotation['caption'], str) for annotation in annotations):
         raise wrong_layout(path, annotations, LAYOUTS)
-    captions = {image['id']: [] for image in content['images']}
+    captions: dict[int | str, list[str]] = {image['id']: [] for image in content['images']}
     unknown = [annotation for annotation in annotations if annotation['image_id'] not in captions]
     if unknown:
         first = unknown[0]

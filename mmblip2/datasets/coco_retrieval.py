@@ -23,6 +23,8 @@ class COCORetrieval(ImageTextDataset):
         DataError: See ``ImageTextDataset`` and ``read_captions``.
     """
 
+    _gallery_cache: tuple[list[str], list[int]] | None = None
+
     def load_data_list(self):
         """Returns:
             list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
@@ -51,9 +53,10 @@ class COCORetrieval(ImageTextDataset):
     def _gallery(self):
         if not self.test_mode:
             raise DataError('COCORetrieval has a gallery of texts in test mode only: set test_mode=True')
-        if getattr(self, '_gallery_cache', None) is None:
+        if self._gallery_cache is None:
             cleaners = [step for step in self.pipeline.transforms if isinstance(step, CleanCaption)]
-            texts, owners = [], []
+            texts: list[str] = []
+            owners: list[int] = []
             for index in range(len(self)):
                 row = dict(texts=self.get_data_info(index)['texts'])
                 for clean in cleaners:

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+from typing import TypeGuard
 
 from mmblip2.errors import DataError
 
@@ -56,7 +57,7 @@ def wrong_layout(path, value, accepted):
                      + ' or '.join(accepted))
 
 
-def are_objects(value, *required):
+def are_objects(value, *required) -> TypeGuard[list[dict]]:
     """Whether ``value`` is a list of dicts that all have the keys ``required``."""
     return isinstance(value, list) and all(
         isinstance(item, dict) and all(key in item for key in required) for item in value)

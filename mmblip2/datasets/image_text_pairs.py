@@ -60,7 +60,7 @@ class ImageTextPairs(ImageTextDataset):
         return image if image_id in (None, '') else parse_image_id(image_id, image)
 
     def _captions(self, item):
-        captions = []
+        captions: list[str] = []
         for key in self.caption_keys:
             captions += item[key] if isinstance(item[key], list) else [item[key]]
         if not captions or not all(isinstance(caption, str) for caption in captions):
@@ -94,8 +94,8 @@ class ImageTextPairs(ImageTextDataset):
     def _read_table(self):
         with open_text(self.ann_file) as file:
             tabs = self.ann_file.lower().endswith('.tsv')
-            dialect = dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else {}
-            reader = csv.DictReader(file, strict=True, **dialect)
+            reader = csv.DictReader(file, strict=True, delimiter='\t' if tabs else ',',
+                                    quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
             columns = [self.image_key, *self.caption_keys]
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
             if missing:

@@ -21,6 +21,9 @@ class Draw(int):
         pos (int): Number of this draw, counted over all ranks from the start of the run.
     """
 
+    seed: int
+    pos: int
+
     def __new__(cls, index, seed, pos):
         self = super().__new__(cls, index)
         self.seed = seed

@@ -86,7 +86,7 @@ class Claim(NamedTuple):
     """What a caption says: distinct objects, how the first lies to the second, how many there are in all."""
     mentions: tuple
     relation: str | None = None
-    count: int | None = None
+    number: int | None = None
 
 
 class Caption(NamedTuple):
@@ -147,7 +147,7 @@ def holds(relation, first, second):
 
 def satisfies(scene, claim):
     """Whether everything that a caption claims is true of a scene."""
-    if claim.count not in (None, len(scene.things)):
+    if claim.number not in (None, len(scene.things)):
         return False
     for chosen in itertools.permutations(scene.things, len(claim.mentions)):
         if (all(mention.fits(thing) for mention, thing in zip(claim.mentions, chosen))
@@ -166,7 +166,7 @@ def matching_scenes(scenes, claims):
     Returns:
         list[list[int]]: Indices into ``scenes``, ascending, one list a claim.
     """
-    having = {pair: set() for pair in PAIRS}
+    having: dict[tuple, set[int]] = {pair: set() for pair in PAIRS}
     for index, scene in enumerate(scenes):
         for thing in scene.things:
             having[thing.pair].add(index)
@@ -207,7 +207,7 @@ def captions(scene):
     ending = sized[-1], sized[-2]
     return [
         Caption(_listing(sized), Claim(sized)),
-        Caption(f'there are {number} objects {_listing(named)}', Claim(named, count=count)),
+        Caption(f'there are {number} objects {_listing(named)}', Claim(named, number=count)),
         Caption(f'{_say(sized[0])} {forward} {_say(sized[1])} and {rest}', Claim(sized[:2], forward, count)),
         Caption(_listing(placed), Claim(placed)),
         Caption(f'{number} objects with {_say(ending[0])} {backward} {_say(ending[1])}',
@@ -260,8 +260,8 @@ def _existence(scene, rng):
     present = [thing.pair for thing in scene.things]
     if rng.random() < 0.3:
         colors = {color for color, _ in present}
-        pool = [color for color in COLORS if (color in colors) == (answer == 'yes')]
-        name = f'{pool[rng.integers(len(pool))]} object'
+        fitting = [color for color in COLORS if (color in colors) == (answer == 'yes')]
+        name = f'{fitting[rng.integers(len(fitting))]} object'
     else:
         pool = present
         if answer == 'no':  # at least half of them share their color or shape with an object that is there
@@ -298,7 +298,7 @@ def _number(scene, rng):
 def _others(scene):
     """Every question of type other that has one answer, by kind."""
     things = scene.things
-    found = {kind: [] for kind in _OTHER_WEIGHTS}
+    found: dict[str, list[Question]] = {kind: [] for kind in _OTHER_WEIGHTS}
 
     def add(kind, start, rest, answer, answers):
         found[kind].append(Question(f'{start} {rest}?', answer, 'other', start, tuple(answers)))
@@ -376,11 +376,11 @@ def render(scene, image_size=72):
     pixels = np.asarray(scene.background)[None, None, :] + slope[:, :, None]
     ground = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     width = image_size * SUPERSAMPLING
-    image = ground.resize((width, width), Image.NEAREST)
+    image = ground.resize((width, width), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
     for thing in scene.things:
         _draw(draw, thing, width, COLORS[thing.color])
-    return image.resize((image_size, image_size), Image.BOX)
+    return image.resize((image_size, image_size), Image.Resampling.BOX)
 
 
 def label_patches(scene, image_size=72, patch_size=24):

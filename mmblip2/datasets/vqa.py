@@ -120,7 +120,8 @@ class COCOVQA(ImageTextDataset):
         folder = self.data_prefix['img_path'] or '.'
         if not os.path.isdir(folder):
             raise DataError(f'image folder {folder!r} not found: check data_root and data_prefix')
-        by_stem, by_number = {}, {}
+        by_stem: dict[str, list[str]] = {}
+        by_number: dict[int, list[str]] = {}
         for name in sorted(os.listdir(folder)):
             stem = os.path.splitext(name)[0]
             by_stem.setdefault(stem, []).append(name)

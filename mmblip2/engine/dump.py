@@ -36,6 +36,7 @@ class DumpPredictions(BaseMetric):
     """
 
     gathers_by_index = True
+    results: list[dict]
 
     def __init__(self, out_path):
         super().__init__()

@@ -217,9 +217,9 @@ class FiniteLossHook(Hook):
                               samples=[_plain_fields(sample) for sample in samples]), path.with_suffix('.pth'))
         text = ', '.join(f'{key} {value}' for key, value in losses.items())
         raise FloatingPointError(f'the loss is not finite at iteration {runner.iter + 1} ({text}); its '
-                                 f'samples are listed in {path}, the batch is in {path.stem}.pth. Lower optim_wrapper.optimizer.lr, set '
-                                 'optim_wrapper.clip_grad, or look at these samples; the last checkpoint is '
-                                 'from before')
+                                 f'samples are listed in {path}, the batch is in {path.stem}.pth. Lower '
+                                 'optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or look at these samples; '
+                                 'the last checkpoint is from before')
 
 
 @HOOKS.register_module()
@@ -355,7 +355,7 @@ class EMAHook(Hook):
                               'average forgets half of the weights in 3,465 updates)')
         self.momentum = momentum
         self.begin_iter = begin_iter
-        self._average = None
+        self._average: dict[str, torch.Tensor] = {}  # empty before the training
         self._swapped = False
 
     @staticmethod
@@ -373,7 +373,7 @@ class EMAHook(Hook):
                 p.copy_(raw[name])
 
     def before_train(self, runner):
-        if self._average is None:
+        if not self._average:
             self._average = {name: p.detach().clone() for name, p in self._trained(runner).items()}
 
     @torch.no_grad()
@@ -393,7 +393,7 @@ class EMAHook(Hook):
         self._swapped = not self._swapped
 
     def before_val_epoch(self, runner):
-        if self._average is not None:
+        if self._average:
             self._swap(runner)
 
     def after_val_epoch(self, runner, metrics=None):

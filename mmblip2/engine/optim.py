@@ -145,7 +145,7 @@ class TrainableOptimWrapperConstructor:
         self._unused = set(self.custom_keys)
         self._layer_scale = {} if self.layer_decay is None else vision_layer_scale(model, self.layer_decay)
         lr, decay = self.optimizer_cfg.get('lr'), self.optimizer_cfg.get('weight_decay', 0.)
-        merged = {}
+        merged: dict[tuple, list] = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue

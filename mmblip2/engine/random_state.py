@@ -13,10 +13,10 @@ def get_random_state():
         dict: Tensors and plain values, for a checkpoint.
     """
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    legacy = np.random.get_state(legacy=False)
     state = dict(python=[version, list(numbers), gauss],
-                 numpy=[name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss),
-                        float(cached)],
+                 numpy=[legacy['bit_generator'], torch.from_numpy(legacy['state']['key'].astype(np.int64)),
+                        int(legacy['state']['pos']), int(legacy['has_gauss']), float(legacy['gauss'])],
                  torch=torch.get_rng_state())
     if torch.cuda.is_available():
         state['cuda'] = torch.cuda.get_rng_state()

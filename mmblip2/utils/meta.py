@@ -1,6 +1,7 @@
 """Build a model for its shapes alone: no memory, no weights, no tokenizer files, no network."""
 import inspect
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -41,7 +42,7 @@ def _without_files(node):
     if not isinstance(node, dict):
         return node
     words = (node.get('qformer') or {}).get('vocab_size')
-    copy = {}
+    copy: dict[str, Any] = {}
     for key, value in node.items():
         if key == 'tokenizer' and isinstance(value, dict) and words is not None:
             copy[key] = dict(type='SizeOnlyTokenizer', size=words)
@@ -104,7 +105,7 @@ def count_parameters(model):
         dict: ``trainable``, ``frozen``, ``total``, and ``parts``: for each direct child with parameters (and '' for the
         model's own) ``trainable`` and ``frozen``.
     """
-    parts = {}
+    parts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         part = name.split('.')[0] if '.' in name else ''
         counts = parts.setdefault(part, dict(trainable=0, frozen=0))

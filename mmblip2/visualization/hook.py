@@ -1,7 +1,8 @@
 """Hook behind ``tools/test.py --show-dir``."""
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -34,8 +35,8 @@ class PredictionVisualizationHook(Hook):
         self.show_dir = Path(show_dir)
         self.interval = interval
 
-    def after_test_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
-                        outputs: Optional[Sequence] = None) -> None:
+    def after_test_iter(self, runner, batch_idx: int, data_batch: Any = None,
+                        outputs: Sequence | None = None) -> None:
         """Write the pictures of one batch.
 
         Args:
@@ -53,7 +54,9 @@ class PredictionVisualizationHook(Hook):
     def after_test(self, runner) -> None:
         """Write the pictures of a retrieval test; its loop has the ``ranking`` on the main process."""
         ranking = getattr(runner.test_loop, 'ranking', None)
-        for query in ranking['i2t'] if ranking else ():
+        if ranking is None:
+            return
+        for query in ranking['i2t']:
             index = query['image']
             if index % self.interval == 0:
                 lines = [f'{number}. {ranking["texts"][text]} ({score:.2f})'
@@ -78,7 +81,7 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
     return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
 
 
-def _describe(sample) -> List[str]:
+def _describe(sample) -> list[str]:
     lines = []
     if sample.get('question'):
         lines.append(f'question: {sample.get("question")}')

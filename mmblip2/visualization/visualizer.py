@@ -1,5 +1,4 @@
 """Draw text under an image."""
-from typing import List
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -8,7 +7,7 @@ _MARGIN = 6
 _FONT_SIZE = 14
 
 
-def draw_caption(image: Image.Image, lines: List[str]) -> Image.Image:
+def draw_caption(image: Image.Image, lines: list[str]) -> Image.Image:
     """A new picture: the image, and below it the lines in black on white.
 
     Args:
@@ -39,7 +38,7 @@ def _drawable(text: str, font) -> str:
     return text.encode('latin-1', 'replace').decode('latin-1')
 
 
-def _wrap(text: str, font, width: int) -> List[str]:
+def _wrap(text: str, font, width: int) -> list[str]:
     """Split at spaces, and inside words that are wider than a line."""
     lines = ['']
     for word in text.split(' '):

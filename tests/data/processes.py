@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 
 
 def fork(world, work, *args):
@@ -45,10 +46,8 @@ def finish(children, kill=False):
     while len(statuses) < len(children):
         for child in children:
             if kill:
-                try:
+                with suppress(ProcessLookupError, PermissionError):
                     os.killpg(child, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    pass
             if child not in statuses:
                 ended, status = os.waitpid(child, os.WNOHANG)
                 if ended:

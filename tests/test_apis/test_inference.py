@@ -20,7 +20,8 @@ def write(tmp_path, model, pipeline, task_pipeline):
                               sampler=dict(type='SeekableInfiniteSampler')),
         train_cfg=dict(type='SeekIterLoop', max_iters=1),
         optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.1)),
-        test_dataloader=dict(batch_size=1, dataset=dict(pipeline=pipeline + task_pipeline + [dict(type='PackInputs')]))))
+        test_dataloader=dict(batch_size=1,
+                             dataset=dict(pipeline=[*pipeline, *task_pipeline, dict(type='PackInputs')]))))
     train = cfg.copy()
     for key in ('test_dataloader', ):
         train.pop(key)
@@ -87,6 +88,18 @@ def test_config_without_weights_is_refused(tmp_path):
         get_model(tmp_path)
 
 
+def test_names_of_shipped_configs_are_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('quickstart/stage2.py', 'blip2/blip2-opt2.7b_8xb32_caption', 'blip2_8xb32_retrieval'):
+        with pytest.raises(ConfigError, match=f'{name}.* is a config: give pretrained=CHECKPOINT'):
+            get_model(name)
+    with pytest.raises(ConfigError, match='work directory or config blip2_8xb32_retrievl not found: .*did you mean '
+                                          'blip2/blip2_8xb32_retrieval.py'):
+        get_model('blip2_8xb32_retrievl')
+    with pytest.raises(CheckpointError, match='checkpoint none.pth not found'):
+        get_model('none.pth')
+
+
 def with_config(path, **changes):
     """The checkpoint ``path`` again, with other entries in its config."""
     from mmblip2.checkpoints import io
@@ -117,5 +130,5 @@ def test_a_checkpoint_names_the_outside_module_it_needs(tmp_path, tiny_parts):
     tiny_parts.pop('tokenizer')
     tiny_parts['qformer'].pop('vocab_size')
     path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
-    with pytest.raises(CheckpointError, match="needs the module nowhere.parts of its custom_imports .*PYTHONPATH"):
+    with pytest.raises(CheckpointError, match='needs the module nowhere.parts of its custom_imports .*PYTHONPATH'):
         get_model(with_config(path, custom_imports=dict(imports=['nowhere.parts'])))

@@ -27,7 +27,7 @@ def test_training_has_one_row_a_caption(root):
     assert pairs[:3] == [('id0', 'A dog.'), ('id0', 'dog'), ('id1', 'a cat')]
     assert len(rows) == 9
     with pytest.raises(DataError, match='gallery of texts in test mode only: set test_mode=True'):
-        dataset.texts
+        _ = dataset.texts
 
 
 def test_gallery_has_all_captions_and_their_images(root):

@@ -69,7 +69,7 @@ def test_broken_lines_are_numbered(root):
 
 
 def test_other_layouts_are_described(root):
-    with pytest.raises(DataError, match=r"x\.json has a layout .* in every object of a list"):
+    with pytest.raises(DataError, match=r'x\.json has a layout .* in every object of a list'):
         build(root, 'x.json', '{"a": 1}')
     with pytest.raises(DataError, match=r'x\.json has a layout'):
         build(root, 'x.json', '[{"image": "a.jpg", "caption": 3}]')

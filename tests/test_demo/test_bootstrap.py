@@ -213,10 +213,36 @@ def test_targets_run_where_they_may_write(home, checkout):
     assert command[1:] == [str(checkout / 'demo' / 'quickstart.py'), '--short'] and cwd == home
 
 
+def test_development_tools_are_installed_once_and_for_lint_alone(home, checkout, monkeypatch):
+    FakeEnvironment(home, checkout).ensure()
+    environment = FakeEnvironment(home, checkout)
+    environment.add('requirements/dev.txt', ('no_such_linter', ))
+    assert environment.pip_calls == [['install', '-r', str(checkout / 'requirements' / 'dev.txt')]]
+    environment.add('requirements/dev.txt', ('cv2', ))
+    assert len(environment.pip_calls) == 1
+    added = []
+    monkeypatch.setattr(bootstrap.Environment, 'ensure', lambda self: 0.)
+    monkeypatch.setattr(bootstrap.Environment, 'add', lambda self, *what: added.append(what))
+    monkeypatch.setattr(bootstrap, 'target_command', lambda *_: ([sys.executable, '-c', ''], home, {}))
+    for target in ('test', 'lint'):
+        assert bootstrap.main([target], {**os.environ, 'MMBLIP2_HOME': str(home)}) == 0
+    assert added == [('requirements/dev.txt', ('ruff', 'mypy'))] and (ROOT / added[0][0]).is_file()
+
+
+@pytest.mark.parametrize('ruff, mypy, status', [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
+def test_lint_runs_both_tools_and_fails_with_either(home, checkout, monkeypatch, capfd, ruff, mypy, status):
+    for name, code in (('ruff', ruff), ('mypy', mypy)):
+        (checkout / f'{name}.py').write_text(f'import sys; print("{name}", *sys.argv[1:]); sys.exit({code})')
+    command, cwd, extra = bootstrap.target_command('lint', ['--fix'], sys.executable, home, checkout)
+    assert bootstrap.run_target(command, cwd, {**os.environ, **extra}) == status
+    assert capfd.readouterr().out.splitlines() == [f'ruff check --cache-dir={home}/.ruff_cache --fix',
+                                                   f'mypy --cache-dir={home}/.mypy_cache']
+
+
 def test_unknown_target_prints_usage():
     result = subprocess.run([sys.executable, SCRIPT, 'dmeo'], capture_output=True, text=True)
     assert result.returncode == 2
-    assert 'usage: python3 demo/bootstrap.py {demo,demo-short,test}' in result.stderr
+    assert 'usage: python3 demo/bootstrap.py {demo,demo-short,test,lint}' in result.stderr
 
 
 def test_old_python_is_told_what_is_needed():

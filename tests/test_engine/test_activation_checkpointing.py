@@ -9,13 +9,13 @@ from mmengine.config import Config
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from toy_parts import toy_config  # noqa: E402
+from toy_parts import toy_config
 
-from mmblip2.engine import Runner  # noqa: E402
-from mmblip2.engine.activation_checkpointing import turn_on_activation_checkpointing  # noqa: E402
-from mmblip2.errors import ConfigError  # noqa: E402
-from mmblip2.registry import MODELS  # noqa: E402
-from mmblip2.structures import DataSample  # noqa: E402
+from mmblip2.engine import Runner
+from mmblip2.engine.activation_checkpointing import turn_on_activation_checkpointing
+from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
+from mmblip2.structures import DataSample
 
 
 def gradients(model):

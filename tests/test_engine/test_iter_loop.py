@@ -6,10 +6,10 @@ import pytest
 from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from toy_parts import toy_config  # noqa: E402
+from toy_parts import toy_config
 
-from mmblip2.engine import Runner  # noqa: E402
-from mmblip2.errors import ConfigError  # noqa: E402
+from mmblip2.engine import Runner
+from mmblip2.errors import ConfigError
 
 
 def train(tmp_path, **changes):

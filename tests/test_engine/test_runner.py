@@ -9,11 +9,11 @@ import torch
 from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from toy_parts import toy_config  # noqa: E402
+from toy_parts import toy_config
 
-from mmblip2.engine import Runner  # noqa: E402
-from mmblip2.engine.random_state import get_random_state  # noqa: E402
-from mmblip2.errors import CheckpointError, ConfigError  # noqa: E402
+from mmblip2.engine import Runner
+from mmblip2.engine.random_state import get_random_state
+from mmblip2.errors import CheckpointError, ConfigError
 
 
 def run(work_dir, test=False, **changes):

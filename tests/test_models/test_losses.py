@@ -1,8 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from mmblip2.models.losses import (contrastive_loss, query_text_similarity, sample_hard_negatives, token_loss,
-                                   uniforms)
+from mmblip2.models.losses import contrastive_loss, query_text_similarity, sample_hard_negatives, token_loss, uniforms
 
 
 def test_similarity_takes_the_best_query():

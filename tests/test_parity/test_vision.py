@@ -6,8 +6,7 @@ from torch import nn
 from mmblip2.models import VisionTransformer
 
 transformers = pytest.importorskip('transformers')
-from transformers import (Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig,  # noqa: E402
-                          CLIPVisionModel)
+from transformers import Blip2VisionConfig, Blip2VisionModel, CLIPVisionConfig, CLIPVisionModel  # noqa: E402
 
 SIZES = dict(hidden_size=32, num_attention_heads=4, intermediate_size=48, image_size=24, patch_size=8)
 OURS = dict(image_size=24, patch_size=8, width=32, num_heads=4, mlp_width=48)

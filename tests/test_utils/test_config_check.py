@@ -6,11 +6,11 @@ import pytest
 from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from toy_parts import toy_config  # noqa: E402
+from toy_parts import toy_config
 
-from mmblip2.errors import ConfigError  # noqa: E402
-from mmblip2.utils import cli  # noqa: E402
-from mmblip2.utils import config_check as check  # noqa: E402
+from mmblip2.errors import ConfigError
+from mmblip2.utils import cli
+from mmblip2.utils import config_check as check
 
 PIPELINE = [dict(type='LoadImage'), dict(type='Resize', scale=384), dict(type='PackInputs')]
 

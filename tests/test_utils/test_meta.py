@@ -56,7 +56,7 @@ def test_a_local_folder_gives_the_architecture_and_the_vocabulary(tmp_path, opt_
 
 
 def test_what_is_said_nowhere_is_an_error():
-    with pytest.raises(ConfigError, match="architecture of CausalLM no/such-model is unknown .* config=dict"):
+    with pytest.raises(ConfigError, match='architecture of CausalLM no/such-model is unknown .* config=dict'):
         build_on_meta(stage2(model='no/such-model'))
     without = {key: value for key, value in OPT.items() if key != 'vocab_size'}
     with pytest.raises(ConfigError, match='vocabulary size of CausalLM is unknown: config has no vocab_size, and there '

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.errors import DataError  # noqa: E402
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.errors import DataError
+from mmblip2.utils import cli
 
 
 def read_scalars(path):

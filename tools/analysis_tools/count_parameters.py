@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import cli
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Count trainable and frozen parameters from the config alone')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=cli.CFG_OPTIONS_HELP)
     return parser.parse_args(argv)
 

@@ -12,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import mmblip2
+
 FORMAT = 4  # raise it when the same seed would give other files, so that old folders are written anew
 SPLITS = ('train', 'val', 'test')
 PATCHES = 3  # labels stand in a 3 x 3 grid, one patch a region: a ViT with such patches learns them in seconds
@@ -29,7 +32,7 @@ INFO = {'description': 'mmblip2 shapes', 'version': str(FORMAT)}
 
 def load_shapes():
     """Load the scene logic by file, because ``mmblip2.datasets`` as a package imports torch."""
-    path = Path(__file__).resolve().parents[2] / 'mmblip2' / 'datasets' / 'shapes.py'
+    path = Path(mmblip2.__file__).parent / 'datasets' / 'shapes.py'
     spec = importlib.util.spec_from_file_location('mmblip2_shapes', path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up

@@ -19,6 +19,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmblip2.errors import DataError, MMBlip2Error
 
 OFFICIAL_IMAGES = {'train': 6000, 'val': 1000}

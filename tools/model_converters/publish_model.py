@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import cli
 
 
 def parse_args(argv=None):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.utils import cli  # noqa: E402
+from mmblip2.utils import cli
 
 
 def training_length(cfg, dataset_size, ngpus):
@@ -73,7 +73,7 @@ def curves(cfg, rates, max_iters, epoch_length):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Draw the learning rate of a config')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('-d', '--dataset-size', type=int, help='training samples; for configs that count epochs')
     parser.add_argument('-n', '--ngpus', type=int, default=1, help='processes of the training (default: %(default)s)')
     parser.add_argument('-s', '--save-path', help='picture; default: <config name>_lr.png here')

@@ -96,7 +96,8 @@ class RandomResizedCrop:
     def __call__(self, results):
         if 'patch_labels' in results:
             raise ConfigError('RandomResizedCrop would misplace patch_labels: use Resize in this pipeline')
-        results['image'] = results['image'].crop(self._box(*results['image'].size, _rng(results, self)))
+        width, height = results['image'].size
+        results['image'] = results['image'].crop(self._box(width, height, _rng(results, self)))
         return self.resize(results)
 
     def _box(self, width, height, rng):

@@ -1,4 +1,6 @@
 """The last transform: what the collate function and the model see."""
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -21,7 +23,7 @@ class PackInputs:
         for key in FIELDS:
             if key in results:
                 setattr(sample, key, results[key])
-        packed = {'data_samples': sample}
+        packed: dict[str, Any] = {'data_samples': sample}
         if 'image' in results:
             pixels = torch.from_numpy(np.array(results['image']))  # (H, W, 3)
             packed['inputs'] = pixels.permute(2, 0, 1).contiguous()  # (3, H, W)

@@ -1,6 +1,7 @@
 """Text transforms: cleaning as LAVIS does it, and the prompts that turn a task into data."""
 import re
 from collections import Counter
+from collections.abc import Callable
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS
@@ -34,7 +35,7 @@ def clean_question(text, max_words=50):
 
 class _Clean:
     """Apply a cleaning function to texts, or to lists of texts, of the results dict."""
-    clean = None
+    clean: Callable[[str, int], str]
 
     def __init__(self, keys, max_words):
         self.keys = tuple(keys)

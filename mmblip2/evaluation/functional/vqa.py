@@ -5,7 +5,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Union
 
 from mmblip2.errors import ConfigError, DataError
 
@@ -25,7 +24,7 @@ _ARTICLES = frozenset(('a', 'an', 'the'))
 
 # Written without one of their apostrophes, these words get it back ("dont", "couldn'tve", "couldnt've").
 # The official keys with a capital ("Im") are left out: they can never match, the text is lower case by then.
-_CONTRACTED = """
+_CONTRACTED = '''
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
 he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
 needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
@@ -34,7 +33,7 @@ that's there'd there'd've there're there's they'd they'd've they'll they're they
 weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've
 why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
 you've
-""".split()
+'''.split()
 
 
 def _contractions() -> dict:
@@ -71,7 +70,7 @@ def _clean_space(text: str) -> str:
     return text.replace('\n', ' ').replace('\t', ' ').strip()
 
 
-def vqa_accuracy(prediction: str, answers: Sequence[Union[str, Mapping]], variant: str = 'official') -> float:
+def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping], variant: str = 'official') -> float:
     """Accuracy of one predicted answer against the answers of the annotators.
 
     For each annotator, min(1, matches among the *other* annotators / 3); the mean over annotators. With ten

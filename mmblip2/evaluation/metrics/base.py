@@ -4,7 +4,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
@@ -31,7 +31,7 @@ class GatheredMetric(BaseMetric):
 
     gathers_by_index = True
 
-    def __init__(self, prefix: Optional[str] = None, out_file: Optional[str] = None):
+    def __init__(self, prefix: str | None = None, out_file: str | None = None):
         super().__init__(prefix=prefix)
         self.out_file = out_file
         self.work_dir = None
@@ -40,7 +40,7 @@ class GatheredMetric(BaseMetric):
     def read(self, sample) -> Any:
         """What is kept of one predicted sample: plain Python values."""
 
-    def to_predictions(self, results: list) -> Optional[list]:
+    def to_predictions(self, results: list) -> list | None:
         """The JSON rows to write, or None when there is nothing worth a file."""
         return None
 
@@ -62,7 +62,7 @@ class GatheredMetric(BaseMetric):
                 process, so that none waits for another.
         """
         parts = gather_objects(self.results)
-        self.results = []
+        self.results: list[Any] = []
         metrics = error = None
         if world()[0] == 0:
             try:
@@ -78,7 +78,7 @@ class GatheredMetric(BaseMetric):
             raise error or (DataError if known else RuntimeError)(f'rank 0: {message}')
         return metrics
 
-    def _write(self, predictions: Optional[list]):
+    def _write(self, predictions: list | None):
         path = self._path()
         if predictions is None or path is None:
             return
@@ -88,22 +88,22 @@ class GatheredMetric(BaseMetric):
         os.replace(partial, path)
         print_log(f'{len(predictions)} predictions written to {path}', 'current')
 
-    def _path(self) -> Optional[Path]:
+    def _path(self) -> Path | None:
         if self.out_file:
             return Path(self.out_file)
         folder = self.work_dir or _runner_folder()
         return Path(folder, 'predictions', f'{self.prefix}.json') if folder else None
 
 
-def _runner_folder() -> Optional[Path]:
+def _runner_folder() -> Path | None:
     """The work_dir of the running Runner, whose log file is ``<work_dir>/<time>/<time>.log``."""
     log_file = MMLogger.get_current_instance().log_file
     return Path(log_file).parents[1] if log_file else None
 
 
-def _in_order(parts: List[list], size: int, name: str) -> list:
+def _in_order(parts: list[list], size: int, name: str) -> list:
     """One result a sample in the order of the data set; copies that samplers add as padding are dropped."""
-    merged = {}
+    merged: dict[int, Any] = {}
     for part in parts:
         for index, result in part:
             merged.setdefault(index, result)

@@ -1,8 +1,8 @@
 """COCO caption metric."""
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
 
 from mmengine.logging import print_log
 
@@ -37,8 +37,8 @@ class COCOCaptionMetric(GatheredMetric):
 
     default_prefix = 'caption'
 
-    def __init__(self, ann_file: Optional[str] = None, metrics: Sequence[str] = tuple(CAPTION_METRICS),
-                 prefix: str = 'caption', out_file: Optional[str] = None):
+    def __init__(self, ann_file: str | None = None, metrics: Sequence[str] = tuple(CAPTION_METRICS),
+                 prefix: str = 'caption', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
         self.metrics = check_caption_metrics(metrics)
         self.references = _read_references(ann_file) if ann_file else None
@@ -74,7 +74,7 @@ class COCOCaptionMetric(GatheredMetric):
 
 
 def _first_of_each(results: list) -> list:
-    rows = {}
+    rows: dict[str, dict] = {}
     for row in results:
         rows.setdefault(str(row['image_id']), row)
     return list(rows.values())

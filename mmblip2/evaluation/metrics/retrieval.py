@@ -1,5 +1,5 @@
 """Retrieval recall as the retrieval loops compute it."""
-from typing import Sequence
+from collections.abc import Sequence
 
 from mmengine.evaluator import BaseMetric
 

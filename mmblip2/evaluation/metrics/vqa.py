@@ -1,5 +1,4 @@
 """VQA accuracy of a data set."""
-from typing import Optional
 
 from mmengine.logging import print_log
 
@@ -28,7 +27,7 @@ class VQAMetric(GatheredMetric):
 
     default_prefix = 'vqa'
 
-    def __init__(self, variant: str = 'official', prefix: str = 'vqa', out_file: Optional[str] = None):
+    def __init__(self, variant: str = 'official', prefix: str = 'vqa', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
         if variant not in VARIANTS:
             raise ConfigError(f'VQAMetric: unknown variant {variant!r}, expected one of '
@@ -59,7 +58,7 @@ class VQAMetric(GatheredMetric):
         if without:
             raise DataError(f'{len(without)} of {len(results)} questions have no answers, for example '
                             f'{without[:5]}: question_file and ann_file do not belong together')
-        groups = {'accuracy': []}
+        groups: dict[str, list[float]] = {'accuracy': []}
         for row in results:
             accuracy = vqa_accuracy(row['answer'], row['gt_answer'], self.variant)
             groups['accuracy'].append(accuracy)

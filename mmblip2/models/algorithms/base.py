@@ -3,7 +3,8 @@
 Shapes: B images, P patches, E vision width, Q queries, D Q-Former width.
 """
 import hashlib
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModel
@@ -12,6 +13,7 @@ from torch import nn
 from mmblip2.errors import ConfigError
 
 from ..layers.attention import KeyValue
+from ..qformer import QFormer
 
 
 class EncodedImages(NamedTuple):
@@ -20,7 +22,7 @@ class EncodedImages(NamedTuple):
     ``patches`` (B, P, E) normalised; ``image_kv`` their cross-attention keys and values, one entry a layer.
     """
     patches: torch.Tensor
-    image_kv: List[Optional[KeyValue]]
+    image_kv: list[KeyValue | None]
 
     def rows(self, index) -> 'EncodedImages':
         """The images ``index``."""
@@ -81,10 +83,12 @@ class VisionLanguageModel(BaseModel):
     """
 
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
-    droppable: Tuple[str, ...] = ()
+    droppable: tuple[str, ...] = ()
+    vision: Any  # a module with embed_dim
+    qformer: QFormer
 
-    def __init__(self, parts: Dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: Optional[dict] = None):
+    def __init__(self, parts: dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
+                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor=data_preprocessor or dict(type='mmblip2.ImageTextPreprocessor'))
         if vision_cache_gib and 'vision' not in frozen:
             raise ConfigError('vision_cache_gib keeps the features of a frozen vision encoder: add vision to frozen, '
@@ -96,8 +100,9 @@ class VisionLanguageModel(BaseModel):
             raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '
                               f'{list(parts)}')
         self._frozen = tuple(frozen)
-        self._record = None
-        self._cache, self._cache_room = {}, int(vision_cache_gib * 2**30)
+        self._record: dict[str, dict] | None = None
+        self._cache: dict[str, torch.Tensor] = {}
+        self._cache_room = int(vision_cache_gib * 2**30)
         for name, part in self.frozen_parts().items():
             if getattr(part, 'weights_source', None) is None and not allow_random:
                 raise ConfigError(
@@ -110,11 +115,11 @@ class VisionLanguageModel(BaseModel):
         """Called once at the start of a training: the Q-Former may take over a BERT."""
         self.qformer.init_weights()
 
-    def frozen_parts(self) -> Dict[str, nn.Module]:
+    def frozen_parts(self) -> dict[str, nn.Module]:
         """Frozen modules by attribute name."""
         return {name: getattr(self, name) for name in self._frozen}
 
-    def frozen_record(self) -> Dict[str, dict]:
+    def frozen_record(self) -> dict[str, dict]:
         """Source and sha256 of every frozen part, as written into checkpoints."""
         if self._record is None:
             self._record = {
@@ -130,7 +135,7 @@ class VisionLanguageModel(BaseModel):
             part.eval()
         return self
 
-    def encode_image(self, images: torch.Tensor, data_samples: Optional[Sequence] = None) -> EncodedImages:
+    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
         """Vision encoder, norm, and the Q-Former's keys and values.
 
         Args:

@@ -2,7 +2,7 @@
 
 Shapes: B images, Q queries, D Q-Former width, H language model width.
 """
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,8 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
+from ..language.base import LanguageModel
+from ..qformer import QFormer
 from .base import VisionLanguageModel, check_text_fits
 
 
@@ -42,11 +44,11 @@ class Blip2Generation(VisionLanguageModel):
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
                  'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
 
-    def __init__(self, vision: nn.Module, qformer: nn.Module, language_model: nn.Module, tokenizer=None,
-                 max_text_len: int = 32, global_token_mean: bool = True, generation: Optional[dict] = None,
+    def __init__(self, vision: nn.Module, qformer: QFormer, language_model: LanguageModel, tokenizer=None,
+                 max_text_len: int = 32, global_token_mean: bool = True, generation: dict | None = None,
                  vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', 'language_model'),
                  allow_random: bool = False, vision_cache_gib: float = 0.,
-                 data_preprocessor: Optional[dict] = None):
+                 data_preprocessor: dict | None = None):
         if qformer.has_text != (tokenizer is not None):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
@@ -55,7 +57,7 @@ class Blip2Generation(VisionLanguageModel):
             check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
                          vision_cache_gib, data_preprocessor)
-        self.vision_norm = nn.LayerNorm(vision.embed_dim, vision_norm_eps)
+        self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
         self.tokenizer = tokenizer
         self.max_text_len = max_text_len

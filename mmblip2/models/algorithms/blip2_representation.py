@@ -2,7 +2,7 @@
 
 Shapes: B images, W processes, G = W*B, Q queries, T text tokens, D Q-Former width, C contrastive width.
 """
-from typing import List, Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from mmblip2.utils.dist import gather, share_of_global, world
 
 from ..heads import ITCHead, ITMHead, LMHead
 from ..losses import contrastive_loss, query_text_similarity, sample_hard_negatives, token_loss, uniforms
+from ..qformer import QFormer
 from ..tokenizers import TextBatch
 from .base import EncodedImages, VisionLanguageModel, check_text_fits, concat_kv, select_kv
 
@@ -47,18 +48,18 @@ class Blip2Representation(VisionLanguageModel):
         ConfigError: If tokenizer and Q-Former do not fit.
     """
 
-    def __init__(self, vision: nn.Module, qformer: nn.Module, tokenizer, embed_dim: int = 256,
+    def __init__(self, vision: nn.Module, qformer: QFormer, tokenizer, embed_dim: int = 256,
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
                  vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: Optional[dict] = None):
-        if not qformer.has_text:
+                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+        if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
         check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer), frozen, allow_random, vision_cache_gib,
                          data_preprocessor)
         self.tokenizer = tokenizer
-        self.vision_norm = nn.LayerNorm(vision.embed_dim, vision_norm_eps)
+        self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.itc_head = ITCHead(qformer.width, embed_dim, temperature)
         self.itm_head = ITMHead(qformer.width)
         self.itg_head = LMHead(qformer.width, qformer.vocab_size)
@@ -69,7 +70,7 @@ class Blip2Representation(VisionLanguageModel):
         self.negative_seed = negative_seed
         self.register_buffer('num_steps', torch.zeros((), dtype=torch.int64))
 
-    def tokenize(self, texts: List[str], device=None) -> TextBatch:
+    def tokenize(self, texts: list[str], device=None) -> TextBatch:
         """Token ids of texts, at most ``max_text_len`` long."""
         return self.tokenizer(texts, self.max_text_len, device)
 

@@ -1,5 +1,6 @@
 """Training of the parts that BLIP-2 takes frozen, for those who have none (the quickstart)."""
-from typing import Dict, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +10,8 @@ from torch import nn
 from mmblip2.errors import DataError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
+
+from ..language.base import LanguageModel
 
 
 class _Pretraining(BaseModel):
@@ -34,7 +37,7 @@ class LanguagePretraining(_Pretraining):
         data_preprocessor (dict, optional): Config of the data preprocessor.
     """
 
-    def __init__(self, language_model: nn.Module, data_preprocessor: Optional[dict] = None):
+    def __init__(self, language_model: LanguageModel, data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor)
         self.language_model = language_model
 
@@ -63,12 +66,14 @@ class VisionPretraining(_Pretraining):
         data_preprocessor (dict, optional): Config of the data preprocessor.
     """
 
-    def __init__(self, vision: nn.Module, num_classes: Dict[str, int], data_preprocessor: Optional[dict] = None):
+    vision: Any  # a module with embed_dim
+
+    def __init__(self, vision: nn.Module, num_classes: dict[str, int], data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor)
         self.vision = vision
         self.num_classes = dict(num_classes)
-        self.norm = nn.LayerNorm(vision.embed_dim)
-        self.classifier = nn.Linear(vision.embed_dim, sum(num_classes.values()))
+        self.norm = nn.LayerNorm(self.vision.embed_dim)
+        self.classifier = nn.Linear(self.vision.embed_dim, sum(num_classes.values()))
 
     def _logits_and_labels(self, images, data_samples):
         """Per attribute: logits (B, classes, P) and labels (B, P)."""

@@ -2,7 +2,7 @@
 
 Shapes: B batch, L rows that ask, S rows that are looked at, D width, E width of the other modality, H heads, d = D/H.
 """
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         ValueError: If ``num_heads`` does not divide ``width``.
     """
 
-    def __init__(self, width: int, num_heads: int, kv_width: Optional[int] = None, dropout: float = 0.):
+    def __init__(self, width: int, num_heads: int, kv_width: int | None = None, dropout: float = 0.):
         super().__init__()
         if width % num_heads:
             raise ValueError(f'width {width} is not a multiple of num_heads {num_heads}')
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         """Keys and values of ``x`` (B, S, E)."""
         return KeyValue(self._heads(self.key(x)), self._heads(self.value(x)))
 
-    def forward(self, x: torch.Tensor, kv: KeyValue, mask: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, kv: KeyValue, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Attend from ``x`` to ``kv``.
 
         Args:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,7 +12,7 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = dict(gelu=F.gelu, quick_gelu=quick_gelu)
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = dict(gelu=F.gelu, quick_gelu=quick_gelu)
 
 
 class Mlp(nn.Module):

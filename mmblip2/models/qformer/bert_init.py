@@ -73,7 +73,7 @@ def init_from_bert(qformer, folder):
     plan = {}  # name in the Q-Former -> (tensor, names in BERT)
     for kind in ('weight', 'bias'):
         plan[f'embedding_norm.{kind}'] = f'embeddings.LayerNorm.{kind}'
-    for i, layer in enumerate(qformer.layers):
+    for i in range(len(qformer.layers)):
         names = dict(_ATTENTION)
         for half in ('query', 'text') if qformer.has_text else ('query',):
             names.update({f'{half}_{ours}': theirs for ours, theirs in _MLP.items()})
@@ -86,7 +86,7 @@ def init_from_bert(qformer, folder):
         if theirs not in bert:
             problems.append(f'{theirs} is missing')
         elif bert[theirs].shape != own[ours].shape:
-            problems.append(f'{theirs} is {tuple(bert[theirs].shape)}, the Q-Former\'s {ours} is '
+            problems.append(f"{theirs} is {tuple(bert[theirs].shape)}, the Q-Former's {ours} is "
                             f'{tuple(own[ours].shape)}')
     used = set(plan.values())
     if qformer.has_text:
@@ -98,7 +98,7 @@ def init_from_bert(qformer, folder):
             problems.append('word or position embeddings are missing')
         else:
             if words.size(0) > table.size(0) or words.size(1) != table.size(1):
-                problems.append(f'word embeddings are {tuple(words.shape)}, the Q-Former\'s '
+                problems.append(f"word embeddings are {tuple(words.shape)}, the Q-Former's "
                                 f'{tuple(table.shape)}')
             if positions.size(0) < places.size(0):
                 problems.append(f'BERT has {positions.size(0)} positions, the Q-Former {places.size(0)}')

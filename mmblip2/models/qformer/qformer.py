@@ -2,7 +2,7 @@
 
 Shapes: B images or image-text rows, P patches, E vision width, Q queries, T text tokens, L = Q+T, D width, H heads.
 """
-from typing import List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,12 +20,11 @@ class QFormerLayer(nn.Module):
     def __init__(self, width, num_heads, mlp_width, vision_width, dropout, eps, cross_attention, text):
         super().__init__()
         self.attention = Attention(width, num_heads, dropout=dropout)
+        self.cross_attention: Attention | None = None
         self.attention_norm = nn.LayerNorm(width, eps)
         if cross_attention:
             self.cross_attention = Attention(width, num_heads, kv_width=vision_width, dropout=dropout)
             self.cross_attention_norm = nn.LayerNorm(width, eps)
-        else:
-            self.cross_attention = None
         self.query_mlp = Mlp(width, mlp_width)
         self.query_norm = nn.LayerNorm(width, eps)
         if text:
@@ -89,10 +88,12 @@ class QFormer(nn.Module):
         bert (str, optional): BERT folder whose weights a training starts from; not needed afterwards.
     """
 
+    layers: Any  # nn.ModuleList of QFormerLayer
+
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
-                 mlp_width: Optional[int] = None, num_query: int = 32, cross_attention_freq: int = 2,
-                 vocab_size: Optional[int] = None, max_positions: int = 512, dropout: float = 0.1,
-                 eps: float = 1e-12, init_std: float = 0.02, bert: Optional[str] = None):
+                 mlp_width: int | None = None, num_query: int = 32, cross_attention_freq: int = 2,
+                 vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
+                 eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
         super().__init__()
         self.width = width
         self.num_query = num_query
@@ -100,7 +101,7 @@ class QFormer(nn.Module):
         self.vocab_size = vocab_size
         self.bert = bert
         self.queries = nn.Parameter(torch.empty(1, num_query, width))
-        if self.has_text:
+        if vocab_size is not None:
             self.word_embeddings = nn.Embedding(vocab_size, width)
             self.position_embeddings = nn.Embedding(max_positions, width)
         self.embedding_norm = nn.LayerNorm(width, eps)
@@ -133,7 +134,7 @@ class QFormer(nn.Module):
             for line in str(init_from_bert(self, self.bert)).splitlines():
                 print_log(line, logger='current')
 
-    def project_image(self, patches: torch.Tensor) -> List[Optional[KeyValue]]:
+    def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
 
         Args:
@@ -166,7 +167,7 @@ class QFormer(nn.Module):
             cache.append(kv)
         return x, cache
 
-    def forward_queries(self, image_kv: List[Optional[KeyValue]]) -> Tuple[torch.Tensor, List[KeyValue]]:
+    def forward_queries(self, image_kv: list[KeyValue | None]) -> tuple[torch.Tensor, list[KeyValue]]:
         """Queries read the image, no text.
 
         Args:
@@ -176,7 +177,7 @@ class QFormer(nn.Module):
             tuple: query features (B, Q, D), and each layer's self-attention keys and values of the queries, which
             :meth:`forward_causal` takes.
         """
-        batch = image_kv[0].key.size(0)
+        batch = next(kv.key.size(0) for kv in image_kv if kv is not None)
         return self._run(self._embed_queries(batch), self.num_query, image_kv)
 
     def forward_text(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-from .adapters import *  # noqa: F401,F403
+from .adapters import *  # noqa: F403
 from .vit import VisionTransformer
 
 __all__ = ['VisionTransformer']

@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import inspect
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,6 +67,7 @@ class _TokenEncoder(nn.Module):
     """What the adapters share: the interface, and a dry run on one blank image."""
 
     _takes_embed_dim = True
+    _features: Callable
 
     def __init__(self, image_size, weights_source):
         super().__init__()
@@ -221,9 +224,9 @@ class HFVisionEncoder(_TokenEncoder):
             if model is not None:
                 encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
             else:
-                encoder = AutoModel.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype))
+                encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
-            raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
+            raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: '
                               f'{first_lines(error, 2)}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
         if encoder.main_input_name != 'pixel_values':
@@ -251,7 +254,7 @@ def _build(cfg):
     for split in range(len(parts) - 1, 0, -1):  # 'package.module.Class.method': the longest module wins
         module = '.'.join(parts[:split])
         try:
-            found = importlib.import_module(module)
+            found: Any = importlib.import_module(module)
         except ModuleNotFoundError as error:
             if not f'{module}.'.startswith(f'{error.name}.'):
                 raise  # the module exists; something that it imports does not
@@ -283,7 +286,7 @@ def locate(path):
     if path.startswith(_PACKAGE):
         package, _, inside = path[len(_PACKAGE):].partition('/')
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise ConfigError(f'{path}: the package {package} is not installed; '
                               f'try: pip install {package.replace("_", "-")}')
         file = os.path.join(os.path.dirname(spec.origin), inside)

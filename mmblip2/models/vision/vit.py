@@ -3,7 +3,6 @@
 Shapes: B images, P tokens (class token and patches), E width.
 """
 import math
-from typing import Dict, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +35,7 @@ class SelfAttention(nn.Module):
         if width % num_heads:
             raise ConfigError(f'width {width} is not a multiple of num_heads {num_heads}: change one of them')
         self.num_heads = num_heads
+        self.qkv_bias = qkv_bias
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias == 'full')
         if qkv_bias == 'qv':
             self.q_bias = nn.Parameter(torch.zeros(width))
@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = self.qkv.bias
-        if bias is None:
+        bias: torch.Tensor = self.qkv.bias
+        if self.qkv_bias == 'qv':
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.num_heads, -1))  # (B, P, 3, H, d)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -118,9 +118,9 @@ class VisionTransformer(nn.Module):
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 14, width: int = 1408, depth: int = 39,
-                 num_heads: int = 16, mlp_width: Optional[int] = None, eps: float = 1e-6, activation: str = 'gelu',
+                 num_heads: int = 16, mlp_width: int | None = None, eps: float = 1e-6, activation: str = 'gelu',
                  pre_norm: bool = False, qkv_bias: str = 'qv', patch_bias: bool = True,
-                 grad_checkpointing: bool = False, weights: Optional[str] = None):
+                 grad_checkpointing: bool = False, weights: str | None = None):
         super().__init__()
         if image_size % patch_size:
             raise ConfigError(f'image_size {image_size} is not a multiple of patch_size {patch_size}')
@@ -151,7 +151,7 @@ class VisionTransformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def adapt_weights(self, state: Dict[str, torch.Tensor]) -> Tuple[Dict[str, torch.Tensor], List[str]]:
+    def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Weights of this encoder as another one has them: names of other projects, positions of another image size.
 
         Args:

@@ -14,7 +14,7 @@ REFERENCES = {
     '7': ['Two dogs – one brown – run on grass; they play.', "The dog's owner can't see the dogs."],
     9: ['a man riding a wave on top of a surfboard'],
 }
-PREDICTIONS = {'4': 'a red circle above a square', 7: 'Two brown dogs run on the grass.', 
+PREDICTIONS = {'4': 'a red circle above a square', 7: 'Two brown dogs run on the grass.',
                9: 'man on a surfboard'}
 
 

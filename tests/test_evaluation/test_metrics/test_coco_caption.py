@@ -91,7 +91,7 @@ def test_unknown_metric_is_reported_at_construction():
 def test_missing_prediction_is_reported_in_the_first_batch(java):
     row = samples()[0]
     row['pred_text'] = None
-    with pytest.raises(DataError, match="sample 0 has no pred_text.*predict mode must set it"):
+    with pytest.raises(DataError, match='sample 0 has no pred_text.*predict mode must set it'):
         COCOCaptionMetric().process(None, [row])
 
 

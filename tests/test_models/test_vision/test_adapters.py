@@ -177,7 +177,7 @@ def test_a_hugging_face_encoder_interpolates_its_positions_for_other_images(tmp_
 @pytest.mark.parametrize('arguments, message', [
     (dict(config=TOWER), "config has no model_type .'vit', 'clip_vision_model'"),
     (dict(config=dict(TOWER, model_type='clipp')), 'could not be built: Unrecognized model identifier: clipp'),
-    (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), "could not be built: .*hidden_size.* got str"),
+    (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), 'could not be built: .*hidden_size.* got str'),
     (dict(config=dict(TOWER, model_type='vit'), dtype='float31'), "is 'float31', expected one of float32, bfloat16"),
     (dict(config=dict(LAYERS, model_type='bert', vocab_size=9)), 'BertModel is no vision encoder: it reads input_ids'),
     (dict(config=dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8)),
