@@ -121,26 +121,27 @@ def run(main):
     except MMBlip2Error as error:
         sys.stdout.flush()
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
-        _leave()
-        sys.exit(2)
+        _leave(2)
     except FloatingPointError as error:
         sys.stdout.flush()
         print(f'stopped: {error}', file=sys.stderr)
-        _leave()
-        sys.exit(1)
+        _leave(1)
     except SystemExit as left:
-        _leave()
-        if left.code == 143:  # preempted: Python would first end the data loaders' workers and report them as killed
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(143)
-        raise
-    _leave()
+        # A preempted process goes at once: Python would first end the data loaders' workers and report them as killed.
+        _leave(left.code, at_once=left.code == 143)
+    _leave(0)
 
 
-def _leave():
-    """End the process group, if there is one; without this gloo aborts some short runs."""
+def _leave(status, at_once=False):
+    """Exit; with several processes without Python's own way out, on which gloo aborts some short runs."""
     torch = sys.modules.get('torch')
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        at_once = True
+    if at_once and isinstance(status, int):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    if status:
+        sys.exit(status)
