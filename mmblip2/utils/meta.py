@@ -52,7 +52,7 @@ def _without_files(node):
         else:
             copy[key] = _without_files(value)
     if isinstance(copy.get('model'), str) or 'config' in copy:
-        copy['config'] = _architecture(copy)
+        copy['config'] = architecture(copy)
         copy.pop('model', None)
         if 'tokenizer' in copy or _is_language_model(copy):
             copy['tokenizer'] = dict(type='SizeOnlyTokenizer', size=_vocabulary(copy, node))
@@ -66,8 +66,19 @@ def _is_language_model(cfg):
     return isinstance(kind, type) and issubclass(kind, LanguageModel)
 
 
-def _architecture(cfg):
-    """Settings with their ``model_type``, from the config and from the ``config.json`` of a local folder."""
+def architecture(cfg):
+    """Settings of a language model with their ``model_type``, as its config and the ``config.json`` of a local folder
+    say them.
+
+    Args:
+        cfg (dict): With ``type``, and ``config``, ``model`` or both.
+
+    Returns:
+        dict: A new one.
+
+    Raises:
+        ConfigError: Neither says the ``model_type``.
+    """
     config = dict(cfg.get('config') or {})
     folder = cfg.get('model')
     path = Path(folder or '', 'config.json')
