@@ -2,6 +2,7 @@
 own annotation formats. ``shrink`` makes every size small; everything else (pipelines, data sets, losses, groups of
 parameters, schedules, hooks, metrics) is as shipped."""
 import gc
+import importlib.util
 import json
 import math
 import re
@@ -13,11 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from transformers import AutoTokenizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tests' / 'data'))
 from recipe_files import write_data, write_tokenizers  # noqa: E402
 
+from mmblip2.errors import DataError  # noqa: E402
 from mmblip2.evaluation.functional import caption  # noqa: E402
 from mmblip2.utils import config_check  # noqa: E402
 from mmblip2.utils.shrink import DEPTH, shrink  # noqa: E402
@@ -173,7 +176,8 @@ def trains(cfg):
     optimizer = runner.optim_wrapper.optimizer
     trained = {name: p for name, p in model.named_parameters() if name not in fixed}
     assert {id(p) for group in optimizer.param_groups for p in group['params']} == {id(p) for p in trained.values()}
-    steps = {name: optimizer.state[p]['exp_avg'] for name, p in trained.items()}  # each has had a gradient
+    steps = {name: optimizer.state[p].get('exp_avg') for name, p in trained.items()}
+    assert [name for name, step in steps.items() if step is None] == [], 'every trained parameter has had a gradient'
     assert all(step.isfinite().all() for step in steps.values())
     assert [name for name, step in steps.items() if not step.any() and not name.endswith('key.bias')] == []
     assert all(torch.equal(p, fixed[name]) for name, p in model.named_parameters() if name in fixed)
@@ -254,3 +258,22 @@ def test_evaluation_asks_what_the_paper_asks(name, prompt, qformer_text, shrunk,
     assert [sample.prompt for sample in samples] == [prompt] * 2
     assert all(isinstance(sample.pred_text, str) for sample in samples)
     assert read == ([] if qformer_text is None else [qformer_text] * 2)
+
+
+@pytest.mark.parametrize('name', ['quickstart/vqa', 'blip2/blip2_8xb32_retrieval'])
+def test_a_user_can_try_a_config_on_his_data(name, shrunk, tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('try_config', ROOT / 'tools' / 'misc' / 'try_config.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    config = str(ROOT / 'configs' / f'{name}.py')
+    tool.main([config, '--samples', '4', '--work-dir', str(tmp_path / 'try')])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f'{config} runs with a tiny model and 4 samples')
+    rows = json.loads(next((tmp_path / 'try' / 'predictions').iterdir()).read_text())
+    assert len(rows['images'] if isinstance(rows, dict) else rows) == 4
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / 'try' / 'tokenizers' / 'language')
+    if 'vqa' in name:  # it has read the prompt, which is a word and a colon
+        assert len(tokenizer('Question:', add_special_tokens=False).input_ids) == 2
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
+    with pytest.raises(DataError, match='not found: check'):
+        tool.main([config])
