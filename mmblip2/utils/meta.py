@@ -5,6 +5,7 @@ from pathlib import Path
 from ..errors import ConfigError
 
 _BUILT_WITHOUT = ('weights', 'bert')  # arguments that name files; None does without
+_NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version')
 
 
 def build_on_meta(model_cfg):
@@ -85,7 +86,9 @@ def architecture(cfg):
     if folder and path.is_file():
         from transformers import AutoConfig
         found = AutoConfig.from_pretrained(folder).to_dict()
-        found.pop('transformers_version', None)
+        known = AutoConfig.for_model(found['model_type']).to_dict()
+        # what the file has besides the architecture, and what its type was saved in, is no setting of it
+        found = {key: value for key, value in found.items() if key in known and key not in _NO_SETTINGS}
         config = {**found, **config}
     if 'model_type' not in config:
         raise ConfigError(f'the architecture of {cfg["type"]} {folder} is unknown without its files: {path} is not '
