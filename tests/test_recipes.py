@@ -168,7 +168,7 @@ def trains(cfg):
     assert runner.iter == len(logged) == 2
     for line in logged:
         assert {key for key in line if key.startswith('loss_')} == promised
-        assert all(0 < line[key] < 20 for key in promised), line
+        assert all(0 < line[key] < 100 for key in promised), line  # random weights of T5: 6 to 26
     if 'train_dataloader' in cfg:  # a sample of every source, however rarely it is drawn
         every = runner.train_dataloader.dataset
         assert all(dataset[0]['data_samples'] is not None for dataset in getattr(every, 'datasets', [every]))
