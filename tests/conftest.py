@@ -1,5 +1,8 @@
 """Shared by all tests: one thread a process, so that parallel processes do not slow one another down."""
 import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
@@ -54,3 +57,14 @@ def tiny_parts(bert_folder, opt_folder):
             type='CausalLM', tokenizer=opt_folder,
             config=dict(model_type='opt', hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2,
                         num_attention_heads=2, max_position_embeddings=64)))
+
+
+@pytest.fixture
+def real_parts(monkeypatch):
+    """A stand-in for the vision package of configs/flickr8k, which the tests do not require."""
+    if find_spec('efficientnet_lite_pytorch') is not None:
+        yield
+        return
+    monkeypatch.syspath_prepend(Path(__file__).parent / 'data' / 'stand_ins')
+    yield
+    sys.modules.pop('efficientnet_lite_pytorch', None)

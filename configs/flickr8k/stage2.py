@@ -13,7 +13,11 @@ model = dict(
     qformer=dict(bert=None),  # stage 1 brings it
     language_model=dict(
         type='CausalLM', model='data/pretrained/smollm2', dtype='bfloat16', add_special_tokens=False,
-        max_text_len=32, attention='eager'),
+        max_text_len=32, attention='eager',
+        config=dict(
+            model_type='llama', vocab_size=49152, max_position_embeddings=8192, num_hidden_layers=30,
+            num_attention_heads=9, num_key_value_heads=3, hidden_size=576, intermediate_size=1536,
+            tie_word_embeddings=True)),
     frozen=('vision', 'language_model'),
     generation=dict(num_beams=3, max_new_tokens=20))
 

@@ -86,5 +86,5 @@ def _coco_naming(path, images, image_folder):
     named, linked = are_objects(images, 'file_name'), are_objects(images, 'coco_url')
     if not named and not linked:
         raise wrong_layout(path, images, LAYOUTS)
-    below_split = images and linked and os.path.exists(os.path.join(image_folder, from_url(images[0])))
+    below_split = images and linked and os.path.isfile(os.path.join(image_folder, from_url(images[0])))
     return from_name if named and not below_split else from_url

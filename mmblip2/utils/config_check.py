@@ -25,7 +25,7 @@ _RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
                       'sampler', 'optim_wrapper_cfg'}
 _RESIZES = ('Resize', 'RandomResizedCrop', 'CenterCrop')
-_FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
+FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
 
 
 # --------------------------------------------------------------------------------------- for the tools
@@ -285,7 +285,7 @@ class _Checker:
             if foreign:
                 return
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if key not in _FOREIGN_KEYS:
+            if key not in FOREIGN_KEYS:
                 self.model(value, f'{path}.{key}', registry)
 
     def dataloader(self, loader, path, root):

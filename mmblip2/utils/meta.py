@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import ConfigError
 
 _BUILT_WITHOUT = ('weights', 'bert')  # arguments that name files; None does without
+_NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version')
 
 
 def build_on_meta(model_cfg):
@@ -53,7 +54,7 @@ def _without_files(node):
         else:
             copy[key] = _without_files(value)
     if isinstance(copy.get('model'), str) or 'config' in copy:
-        copy['config'] = _architecture(copy)
+        copy['config'] = architecture(copy)
         copy.pop('model', None)
         if 'tokenizer' in copy or _is_language_model(copy):
             copy['tokenizer'] = dict(type='SizeOnlyTokenizer', size=_vocabulary(copy, node))
@@ -67,15 +68,28 @@ def _is_language_model(cfg):
     return isinstance(kind, type) and issubclass(kind, LanguageModel)
 
 
-def _architecture(cfg):
-    """Settings with their ``model_type``, from the config and from the ``config.json`` of a local folder."""
+def architecture(cfg):
+    """Settings of a language model with their ``model_type``, as its config and the ``config.json`` of a local folder
+    say them.
+
+    Args:
+        cfg (dict): With ``type``, and ``config``, ``model`` or both.
+
+    Returns:
+        dict: A new one.
+
+    Raises:
+        ConfigError: Neither says the ``model_type``.
+    """
     config = dict(cfg.get('config') or {})
     folder = cfg.get('model')
     path = Path(folder or '', 'config.json')
     if folder and path.is_file():
         from transformers import AutoConfig
         found = AutoConfig.from_pretrained(folder).to_dict()
-        found.pop('transformers_version', None)
+        known = AutoConfig.for_model(found['model_type']).to_dict()
+        # what the file has besides the architecture, and what its type was saved in, is no setting of it
+        found = {key: value for key, value in found.items() if key in known and key not in _NO_SETTINGS}
         config = {**found, **config}
     if 'model_type' not in config:
         raise ConfigError(f'the architecture of {cfg["type"]} {folder} is unknown without its files: {path} is not '

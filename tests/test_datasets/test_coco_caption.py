@@ -61,6 +61,11 @@ def test_images_below_their_split_are_found_from_the_url(root):
     assert rows(build(root, only_url, prefix=''), 'img_path')[0] == (f'{root}/val/{NAMES[0]}', )
 
 
+def test_an_empty_url_is_no_place_of_an_image(root):
+    content = coco(images=[dict(image, coco_url='') for image in coco()['images']])
+    assert rows(build(root, content), 'img_path')[0] == (f'{root}/val/{NAMES[0]}', )
+
+
 def test_split_without_captions_is_for_testing_only(root):
     content = coco()
     del content['annotations']

@@ -46,7 +46,9 @@ def test_counts_are_those_of_the_real_model(tiny_parts):
 def test_a_local_folder_gives_the_architecture_and_the_vocabulary(tmp_path, opt_folder):
     folder = tmp_path / 'lm'
     folder.mkdir()
-    (folder / 'config.json').write_text(json.dumps(OPT))
+    (folder / 'config.json').write_text(json.dumps(dict(
+        OPT, _model_name_or_path='made by a converter', architectures=['OPTForCausalLM'], dtype='bfloat16',
+        transformers_version='4.40.0', of_another_program=dict(a=1))))
     model = build_on_meta(stage2(model=str(folder)))
     assert model.language_model.hidden_size == 16
     without = {key: value for key, value in OPT.items() if key != 'vocab_size'}
