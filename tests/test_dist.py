@@ -42,40 +42,75 @@ def test_one_to_four_processes_give_the_same_metrics_and_the_same_bytes(evaluate
         assert len({row['pred_text'] for row in rows}) > 1, 'a constant answer would be equal anyway'
 
 
-@pytest.mark.slow
-@pytest.mark.dist
-def test_a_restart_by_torchrun_ends_with_the_same_weights(tmp_path):
-    """One of two workers is killed; torchrun starts both again, and they go on at the newest checkpoint."""
+def torchrun(config, work_dir, restarts=0):
+    """Start a training on two processes."""
+    return subprocess.Popen(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+         f'--max-restarts={restarts}', '--monitor-interval=0.2', str(ROOT / 'tools/train.py'), str(config),
+         '--work-dir', str(work_dir), '--launcher', 'pytorch', '--resume'],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, start_new_session=True)
+
+
+def output_of(process):
+    try:
+        return process.communicate(timeout=240)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def after_the_first_checkpoint(work_dir):
+    deadline = time.monotonic() + 120
+    while not list(work_dir.glob('iter_*.pth')) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def final(work_dir):
+    return torch.load(work_dir / 'iter_400.pth', weights_only=True)['state_dict']
+
+
+@pytest.fixture(scope='module')
+def left_alone(tmp_path_factory):
+    """A config, and the weights at its end when nothing happens."""
     from mmengine.config import Config
     sys.path.insert(0, str(DATA))
     from toy_parts import toy_config
-    (tmp_path / 'toy.py').write_text(Config(toy_config('unused', max_iters=400)).pretty_text)
+    folder = tmp_path_factory.mktemp('whole')
+    (folder / 'toy.py').write_text(Config(toy_config('unused', max_iters=400)).pretty_text)
+    whole = torchrun(folder / 'toy.py', folder / 'work')
+    output = output_of(whole)
+    assert whole.returncode == 0, output[-3000:]
+    return folder / 'toy.py', final(folder / 'work')
 
-    def start(work_dir, restarts):
-        return subprocess.Popen(
-            [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-             f'--max-restarts={restarts}', '--monitor-interval=0.2', str(ROOT / 'tools/train.py'),
-             str(tmp_path / 'toy.py'), '--work-dir', str(work_dir), '--launcher', 'pytorch', '--resume'],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT, start_new_session=True)
 
-    def end(process):
-        try:
-            output = process.communicate(timeout=240)[0]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return output
-
-    whole = start(tmp_path / 'whole', 0)
-    assert end(whole) and whole.returncode == 0
-    cut = start(tmp_path / 'cut', 2)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / 'cut').glob('iter_*.pth')) and time.monotonic() < deadline:
-        time.sleep(0.01)
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_restart_by_torchrun_ends_with_the_same_weights(tmp_path, left_alone):
+    """One of two workers is killed; torchrun starts both again, and they go on at the newest checkpoint."""
+    config, expected = left_alone
+    cut = torchrun(config, tmp_path, restarts=2)
+    after_the_first_checkpoint(tmp_path)
     workers = subprocess.run(['pgrep', '-P', str(cut.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(workers[-1]), signal.SIGKILL)
-    output = end(cut)
+    output = output_of(cut)
     assert cut.returncode == 0 and 'resumed from' in output, output[-3000:]
-    one, other = (torch.load(tmp_path / name / 'iter_400.pth', weights_only=True)['state_dict']
-                  for name in ('whole', 'cut'))
-    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    found = final(tmp_path)
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_preempted_torchrun_saves_once_and_goes_on_with_the_same_weights(tmp_path, left_alone):
+    config, expected = left_alone
+    cut = torchrun(config, tmp_path)
+    after_the_first_checkpoint(tmp_path)
+    cut.send_signal(signal.SIGTERM)  # torchrun tells its workers
+    output = output_of(cut)
+    assert cut.returncode != 0 and output.count('SIGTERM: saving at iteration') == 1, output[-3000:]
+    stopped = int(output.split('SIGTERM: saving at iteration ')[1].split()[0])
+    assert (tmp_path / f'iter_{stopped}.pth').is_file() and stopped < 400
+    again = torchrun(config, tmp_path)
+    output = output_of(again)
+    assert again.returncode == 0 and f'at iteration {stopped} ' in output, output[-3000:]
+    found = final(tmp_path)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -5,6 +5,7 @@ import torch
 from mmengine.runner import LogProcessor
 
 from ..registry import LOG_PROCESSORS
+from ..utils.env import peak_memory
 
 _TIMES = ('time', 'data_time')
 
@@ -15,8 +16,8 @@ def _number(value):
 
 @LOG_PROCESSORS.register_module()
 class ProgressLogProcessor(LogProcessor):
-    """Lines such as ``train 120/2000  loss 2.31 (itc 0.71, itm 0.62, itg 0.98)  lr 1e-04  312 img/s  left
-    0:03:12``.
+    """Lines such as ``train 120/2000  loss 2.31 (itc 0.71, itm 0.62, itg 0.98)  lr 1e-04  312 img/s
+    1834 MiB  left 0:03:12``; the memory is the peak, of the GPU where there is one, else of the process.
 
     The values given to the visualizer backends are mmengine's. Arguments: mmengine's ``LogProcessor``.
     """
@@ -33,8 +34,7 @@ class ProgressLogProcessor(LogProcessor):
             speed = batch_size * runner.world_size / tag['time']
             tag['samples_per_second'] = speed
             parts.append(f'{speed:.0f} img/s' if speed >= 10 else f'{speed:.1f} img/s')
-        if torch.cuda.is_available():
-            parts.append(f'{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB')
+        parts.append(f'{peak_memory():.0f} MiB')
         eta = runner.message_hub.get_info('eta')
         if eta is not None:
             parts.append(f'left {timedelta(seconds=int(eta))}')

