@@ -274,7 +274,8 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     problems = []
     if torn:
         problems.append(f'two tensors in the file are one in the model ({_some(torn, 3)}), so one would be lost: build '
-                        'the part from the folder that it was made from, so that it keeps them apart')
+                        'the part so that it keeps them apart (a language model: from the folder that it was made '
+                        'from, or with config=dict(tie_word_embeddings=False))')
     if shapes:
         problems.append(f'{len(shapes)} of other shape ({_some(shapes, 3)})')
     if missing and not missing_ok:

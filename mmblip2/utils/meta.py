@@ -1,5 +1,6 @@
 """Build a model for its shapes alone: no memory, no weights, no tokenizer files, no network."""
 import inspect
+import json
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -75,6 +76,9 @@ def _architecture(cfg):
         from transformers import AutoConfig
         found = AutoConfig.from_pretrained(folder).to_dict()
         found.pop('transformers_version', None)
+        said = json.loads(path.read_text(encoding='utf-8'))
+        if 'tie_word_embeddings' in said:  # transformers 5 forgets what a T5 says of it
+            found['tie_word_embeddings'] = said['tie_word_embeddings']
         config = {**found, **config}
     if 'model_type' not in config:
         raise ConfigError(f'the architecture of {cfg["type"]} {folder} is unknown without its files: {path} is not '
