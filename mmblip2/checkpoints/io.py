@@ -4,7 +4,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
 
     format            'mmblip2/1'
     meta              mmblip2_version, config (text), iter, epoch, seed, cfg_filename,
-                      frozen {part: {source, sha256}}
+                      frozen {part: {source, sha256, resized if the input size was another}}
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name
     param_schedulers  list of state dicts
@@ -220,7 +220,7 @@ def _frozen_parts(model):
 
 
 def frozen_record(model):
-    """{part: {'source', 'sha256'}} of the model's frozen parts; empty for a model without the protocol."""
+    """{part: {'source', 'sha256', ...}} of the model's frozen parts; empty for a model without the protocol."""
     return model.frozen_record() if hasattr(model, 'frozen_record') else {}
 
 
@@ -374,13 +374,13 @@ def load_strict(model, checkpoint, path, adapt=True):
         CheckpointError: A key is missing, unknown or of another shape; or a frozen part is absent or is not
             the one that the file was trained with.
     """
-    _check_frozen(model, checkpoint, path)
+    remarks = _check_frozen(model, checkpoint, path)
     state, frozen = checkpoint['state_dict'], _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     trained = {key: value for key, value in state.items() if key not in frozen}
     trained, notes = _adapted(model, trained) if adapt else (trained, [])
     report = _match(expected, trained, path, getattr(model, 'droppable', ()))
-    report.notes += notes
+    report.notes += remarks + notes
     if checkpoint['format']:  # a foreign file may bring the frozen weights too; they are not used
         _refuse_frozen(model, state, frozen, path)
     _copy(expected, trained, report.matched)
@@ -445,14 +445,28 @@ def _refuse_frozen(model, state, frozen, path):
 
 
 def _frozen_differences(model, checkpoint, path):
-    """Notes on frozen parts which are not those that the file was trained beside."""
-    built = frozen_record(model)
-    return [f'note: {path} was trained beside another {part} ({was["source"]}; now {built[part]["source"]})'
-            for part, was in checkpoint['meta'].get('frozen', {}).items()
-            if part in built and built[part]['sha256'] != was['sha256']]
+    """Notes on frozen parts which are not those that the file was trained beside, or at another input size."""
+    built, saved = frozen_record(model), checkpoint['meta'].get('frozen', {})
+    notes = [f'note: {path} was trained beside another {part} ({was["source"]}; now {built[part]["source"]})'
+             for part, was in saved.items() if part in built and built[part]['sha256'] != was['sha256']]
+    return notes + _resized_otherwise(built, saved)
+
+
+def _resized_otherwise(built, saved):
+    """Notes on the same frozen parts at another input size."""
+    notes = []
+    for part, was in saved.items():
+        now = built.get(part, {})
+        if now.get('sha256') == was['sha256'] and now.get('resized') != was.get('resized'):
+            shapes = [f'resized {record["resized"]}' if 'resized' in record else 'as in the file'
+                      for record in (now, was)]
+            notes.append(f'frozen {part}: the weights of the training at another input size; now {shapes[0]}, then '
+                         f'{shapes[1]}')
+    return notes
 
 
 def _check_frozen(model, checkpoint, path):
+    """Refuse a model with other frozen parts; notes on those that only have another input size."""
     built = frozen_record(model)
     for part, was in checkpoint['meta'].get('frozen', {}).items():
         if part not in built:
@@ -464,3 +478,4 @@ def _check_frozen(model, checkpoint, path):
                 f'the frozen part {part!r} differs from the one that {path} was trained with: sha256 '
                 f'{built[part]["sha256"][:12]} from {built[part]["source"]}, expected {was["sha256"][:12]} '
                 f'from {was["source"]}; give model.{part} the original weights')
+    return _resized_otherwise(built, checkpoint['meta'].get('frozen', {}))

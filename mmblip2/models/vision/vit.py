@@ -128,6 +128,7 @@ class VisionTransformer(nn.Module):
         self.embed_dim = width
         self.grad_checkpointing = grad_checkpointing
         self.weights_source = weights
+        self.before_resize = {}  # tensors as the weights had them that were made for another image size
         self.grid = image_size // patch_size
         self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -164,11 +165,15 @@ class VisionTransformer(nn.Module):
         from mmblip2.checkpoints.vision import to_own_names
         state, notes = to_own_names(state, self)
         table = state.get('pos_embed')
-        if table is None or table.shape == self.pos_embed.shape:
+        if table is None:
+            return state, notes
+        self.before_resize = {}
+        if table.shape == self.pos_embed.shape:
             return state, notes
         side = math.isqrt(max(table.shape[1] - 1, 0)) if table.dim() == 3 else 0
         if not side or table.shape != (1, 1 + side**2, self.embed_dim):
             return state, notes
+        self.before_resize = {'pos_embed': table}
         note = f'positions interpolated from {side} x {side} to {self.grid} x {self.grid} patches'
         return {**state, 'pos_embed': resize_positions(table, self.grid, self._align_corners)}, notes + [note]
 

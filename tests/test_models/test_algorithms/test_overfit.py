@@ -48,7 +48,8 @@ LANGUAGE = dict(
     qwen2=dict(DECODER, model_type='qwen2', num_key_value_heads=1, intermediate_size=2 * WIDTH),
     gpt2=dict(model_type='gpt2', n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0., embd_pdrop=0.,
               attn_pdrop=0.),
-    t5=dict(model_type='t5', d_model=WIDTH, d_kv=16, d_ff=2 * WIDTH, num_layers=2, num_heads=2, dropout_rate=0.))
+    t5=dict(model_type='t5', d_model=WIDTH, d_kv=16, d_ff=2 * WIDTH, num_layers=2, num_heads=2, dropout_rate=0.,
+            feed_forward_proj='gated-gelu', tie_word_embeddings=False))  # the shape of Flan-T5
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +89,7 @@ def build(vision, language, words):
         type='Blip2Generation', vision=VISION[vision], frozen=(), generation=dict(max_new_tokens=40),
         qformer=dict(type='QFormer', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, num_query=4,
                      dropout=0.),
-        language_model=dict(type='Seq2SeqLM' if language.endswith('t5') else 'CausalLM', config=LANGUAGE[language],
+        language_model=dict(type='Seq2SeqLM' if language == 't5' else 'CausalLM', config=LANGUAGE[language],
                             tokenizer=words),
         data_preprocessor=dict(type='mmblip2.ImageTextPreprocessor', image_size=SIDE)))
 
