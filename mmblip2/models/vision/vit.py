@@ -128,7 +128,7 @@ class VisionTransformer(nn.Module):
         self.embed_dim = width
         self.grad_checkpointing = grad_checkpointing
         self.weights_source = weights
-        self.before_resize = {}  # tensors as the weights had them that were made for another image size
+        self.before_resize: Dict[str, torch.Tensor] = {}  # as the weights had them, made for another image size
         self.grid = image_size // patch_size
         self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
