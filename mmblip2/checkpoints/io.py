@@ -399,7 +399,8 @@ def load_partial(model, load_from):
         LoadReport: 'new' lists the model's keys that no file has.
 
     Raises:
-        CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part.
+        CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part, or whole
+            layers that the files lack (unless an entry chooses its keys by 'include' or 'exclude').
     """
     entries = [dict(checkpoint=load_from)] if isinstance(load_from, (str, Path)) else load_from
     entries = [entries] if isinstance(entries, dict) else list(entries)
@@ -428,11 +429,25 @@ def load_partial(model, load_from):
     filled = {_address(expected[key]) for key in origin}
     total.matched = list(origin)
     total.new = [key for key in expected if key not in origin and _address(expected[key]) not in filled]
+    if not any('include' in entry or 'exclude' in entry for entry in entries):
+        _refuse_new_layers(total)
     if len(entries) > 1:
         for number, entry in enumerate(entries):
             keys = [key for key, source in origin.items() if source == number]
             total.notes.append(f'from {entry["checkpoint"]}: {_some(_prefixes(keys), 12) or "nothing"}')
     return total
+
+
+def _refuse_new_layers(report):
+    """Refuse to leave whole layers of a stack random of which the files fill the others."""
+    layer = re.compile(r'(.*?\.)(\d+)\.').match
+    filled = {found.group() for found in map(layer, report.matched) if found}
+    stacks = {layer(name).group(1) for name in filled}
+    left = sorted({found.group() for found in map(layer, report.new) if found and found.group(1) in stacks} - filled)
+    if left:
+        raise CheckpointError(f'{report.path} has fewer layers than the model: it lacks {_some(n[:-1] for n in left)}, '
+                              'which would be random. Set the number of layers to that of the file; or, if that is '
+                              "meant, say so with load_from=[dict(checkpoint=..., include=['*'])]")
 
 
 def _refuse_frozen(model, state, frozen, path):

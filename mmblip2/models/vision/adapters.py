@@ -20,6 +20,9 @@ from torch import nn
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
+from ..hub import MODEL_FILES, cannot_read
+from .vit import not_a_multiple
+
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
 
 _PACKAGE = 'package://'
@@ -213,8 +216,9 @@ def _resize_by_hooks(backbone, state):
                 hook(taken, f'{name}.' if name else '', {}, True, [], [], [])
     except Exception as error:  # whatever its arithmetic or a package that it needs may raise
         taken, reason = dict(state), f'it cannot resize it ({type(error).__name__}: {first_lines(error)})'
-    # tables of indices belong to the input size: the hooks drop those of the file, the backbone has its own
-    taken.update((key, own[key]) for key in state if key in own and key not in taken)
+    # tables of indices follow from the input size: the hooks drop those of the file, the backbone has its own
+    taken.update((key, value) for key, value in own.items()
+                 if key not in taken and (key in state or key.endswith('relative_position_index')))
     left = [key for key, value in taken.items()
             if re.search('pos|rope', key) and key in own and value.shape != own[key].shape
             and value.shape[-1:] == own[key].shape[-1:]]
@@ -226,8 +230,12 @@ def _resize_by_hooks(backbone, state):
             'such as VisionTransformer')
     backbone.before_resize = {key: value for key, value in state.items()
                               if key in own and value.shape != taken[key].shape}
-    return taken, [f'{key} resized by mmpretrain from {tuple(value.shape)} to {tuple(taken[key].shape)}'
-                   for key, value in backbone.before_resize.items()]
+    notes = [f'{key} resized by mmpretrain from {tuple(value.shape)} to {tuple(taken[key].shape)}'
+             for key, value in backbone.before_resize.items()]
+    if taken.keys() != state.keys():
+        notes.append(f'mmpretrain made {len(taken.keys() - state.keys())} tensors of others of the file and left out '
+                     f'{len(state.keys() - taken.keys())}')
+    return taken, notes
 
 
 @MODELS.register_module()
@@ -244,7 +252,7 @@ class HFVisionEncoder(_TokenEncoder):
 
     Raises:
         ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, or an unknown ``dtype``.
+            as input, an ``image_size`` that is no multiple of the patch size, or an unknown ``dtype``.
     """
 
     _takes_embed_dim = False
@@ -265,13 +273,19 @@ class HFVisionEncoder(_TokenEncoder):
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**config), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
-            raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
-                              f'{first_lines(error, 2)}') from error
+            gist = first_lines(error, 2)
+            if model is not None and isinstance(error, OSError):
+                gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
+            raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: {gist}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
         if encoder.main_input_name != 'pixel_values':
             raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '
                               'expected a model that reads pixel_values')
         made_for = getattr(encoder.config, 'image_size', None)
+        patch = getattr(encoder.config, 'patch_size', None)
+        if isinstance(patch, int) and image_size not in (None, made_for) and image_size % patch:
+            # some models are published with such a size, and lose a margin of each image; nobody should ask for one
+            raise ConfigError(not_a_multiple(image_size, patch))
         super().__init__(image_size or made_for, model)
         self.module = encoder
         can = 'interpolate_pos_encoding' in inspect.signature(encoder.forward).parameters

@@ -84,6 +84,14 @@ def resize_positions(table: torch.Tensor, grid: int, align_corners: bool) -> tor
     return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
+def not_a_multiple(image_size: int, patch_size: int) -> str:
+    """What is wrong with an image that has no whole number of patches along a side, and the nearest that have."""
+    low = max(image_size // patch_size, 1) * patch_size
+    high = (image_size // patch_size + 1) * patch_size
+    return (f'image_size {image_size} is not a multiple of patch_size {patch_size}: set it to '
+            + (f'{low} or {high}' if low != high else f'{high}'))
+
+
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
     """ViT with learned absolute positions, no head and no final norm (BLIP-2 normalises outside).
@@ -123,7 +131,7 @@ class VisionTransformer(nn.Module):
                  grad_checkpointing: bool = False, weights: Optional[str] = None):
         super().__init__()
         if image_size % patch_size:
-            raise ConfigError(f'image_size {image_size} is not a multiple of patch_size {patch_size}')
+            raise ConfigError(not_a_multiple(image_size, patch_size))
         self.image_size = image_size
         self.embed_dim = width
         self.grad_checkpointing = grad_checkpointing

@@ -85,6 +85,30 @@ def test_text_half_and_tokenizer_go_together(tiny_parts):
         MODELS.build(dict(type='Blip2Generation', allow_random=True, **tiny_parts))
 
 
+def test_the_text_must_fit_the_q_former(tiny_parts):
+    with pytest.raises(ConfigError, match='max_text_len is 40, qformer.max_positions is 32: lower the first or raise'):
+        build(tiny_parts, reads_text=True, max_text_len=40)
+
+
+@pytest.mark.parametrize('layers, message', [
+    (4, 'stage1.pth has fewer layers than the model: it lacks qformer.layers.2, qformer.layers.3, which would be'),
+    (1, r'stage1.pth does not fit the model: \d+ unknown to the model \(qformer.layers.1')])
+def test_a_q_former_with_another_number_of_layers_is_refused(tiny_parts, tmp_path, layers, message):
+    """Stage 2 from stage 1, which has a text half and heads."""
+    kept = {name: copy.deepcopy(tiny_parts[name]) for name in ('vision', 'qformer', 'tokenizer')}
+    stage1 = MODELS.build(dict(type='Blip2Representation', allow_random=True, **kept))
+    path = str(tmp_path / 'stage1.pth')
+    io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=io.saved_state(stage1)), path)
+    report = io.load_partial(build(tiny_parts), path)
+    assert report.new == ['language_projection.weight', 'language_projection.bias']
+    tiny_parts['qformer']['num_layers'] = layers
+    with pytest.raises(CheckpointError, match=message):
+        io.load_partial(build(tiny_parts), path)
+    if layers == 4:
+        report = io.load_partial(build(tiny_parts), [dict(checkpoint=path, include=['*'])])
+        assert 'qformer.layers (' in str(report)
+
+
 @pytest.fixture
 def stage2(tiny_parts, tmp_path):
     """Weights of a vision encoder for 16 pixels, and a checkpoint trained beside it (it was frozen)."""

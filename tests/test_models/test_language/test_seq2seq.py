@@ -121,8 +121,8 @@ def test_flan_t5_keeps_its_weights_with_the_activation_of_lavis(folder, tmp_path
 def scale(lm):
     """By what the output of the decoder's last norm is multiplied before it meets the output layer."""
     seen = []
-    handles = [lm.model.decoder.final_layer_norm.register_forward_hook(lambda module, args, output: seen.append(output)),
-               lm.model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))]
+    handles = [lm.model.decoder.final_layer_norm.register_forward_hook(lambda _, args, output: seen.append(output)),
+               lm.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
     lm.eval().loss(None, PROMPTS[:1], TARGETS[:1])
     for handle in handles:
         handle.remove()

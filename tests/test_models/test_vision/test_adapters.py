@@ -180,12 +180,14 @@ def test_a_hugging_face_encoder_interpolates_its_positions_for_other_images(tmp_
     (dict(config=TOWER), "config has no model_type .'vit', 'clip_vision_model'"),
     (dict(config=dict(TOWER, model_type='clipp')), 'could not be built: Unrecognized model identifier: clipp'),
     (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), "could not be built: .*hidden_size.* got str"),
+    (dict(config=dict(TOWER, model_type='vit'), image_size=18),
+     'image_size 18 is not a multiple of patch_size 4: set it to 16 or 20'),
     (dict(config=dict(TOWER, model_type='vit'), dtype='float31'), "is 'float31', expected one of float32, bfloat16"),
     (dict(config=dict(LAYERS, model_type='bert', vocab_size=9)), 'BertModel is no vision encoder: it reads input_ids'),
     (dict(config=dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8)),
      'HFVisionEncoder does not know how wide its tokens are: set image_size, so that a blank image can tell$'),
-    (dict(config=dict(LAYERS, model_type='siglip2_vision_model'), image_size=8),
-     'Siglip2VisionModel cannot encode an image of 8 x 8 pixels .*choose another image_size or another encoder'),
+    (dict(config=dict(LAYERS, model_type='siglip2_vision_model'), image_size=16),
+     'Siglip2VisionModel cannot encode an image of 16 x 16 pixels .*choose another image_size or another encoder'),
 ])
 def test_what_transformers_cannot_build_or_run_is_explained(arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -208,8 +210,15 @@ def test_what_the_tokens_do_not_need_is_not_trained():
 def test_a_hugging_face_encoder_needs_one_source():
     with pytest.raises(ConfigError, match='needs either model=<folder'):
         HFVisionEncoder()
-    with pytest.raises(ConfigError, match='the vision encoder no/such/folder could not be built'):
+    with pytest.raises(ConfigError, match='no/such/folder could not be built: there is no such folder; expected'):
         HFVisionEncoder(model='no/such/folder')
+
+
+def test_a_hub_name_without_network_names_the_files_and_their_place():
+    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* get config.json and '
+                                          'model.safetensors .* of google/vit-base-patch16-224 on a machine with '
+                                          'network, put them into one folder, and give that folder'):
+        HFVisionEncoder(model='google/vit-base-patch16-224')
 
 
 def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
@@ -290,6 +299,21 @@ def test_a_backbone_of_mmpretrain_that_resizes_nothing_says_so(tmp_path):
                                               r'\(16, 8\) in ViTEVA02, and it does not resize it: set img_size of'):
         MMPretrainBackbone(**rotary, img_size=16, image_size=16, weights=str(tmp_path / 'eva.pth'))
     MMPretrainBackbone(**rotary, img_size=8, image_size=8, weights=str(tmp_path / 'eva.pth'))
+
+
+def test_what_mmpretrain_makes_of_a_file_is_taken(tmp_path):
+    """Published BEiTs have one table of relative positions; their backbone has one a layer."""
+    pytest.importorskip('mmpretrain')
+    beit = dict(backbone='BEiTViT', arch=dict(ARCH, num_layers=2), img_size=8, patch_size=4, out_type='raw',
+                image_size=8)
+    state = MMPretrainBackbone(**beit).module.state_dict()
+    kept = {key: value for key, value in state.items() if 'relative_position' not in key}
+    table = torch.randn(12, 2)
+    torch.save({**kept, 'rel_pos_bias.relative_position_bias_table': table, 'rel_pos_bias.relative_position_index':
+                state['layers.0.attn.relative_position_index']}, tmp_path / 'beit.pth')
+    encoder = MMPretrainBackbone(**beit, weights=str(tmp_path / 'beit.pth'))
+    assert all(torch.equal(layer.attn.relative_position_bias_table, table) for layer in encoder.module.layers)
+    assert all(torch.equal(value, encoder.module.state_dict()[key]) for key, value in kept.items())
 
 
 def test_weights_of_another_width_are_another_architecture_not_another_size(mmpretrain_weights):
