@@ -73,6 +73,15 @@ def _before_resize(module):
             for key, tensor in getattr(part, 'before_resize', {}).items()}
 
 
+def _record(part):
+    """What a checkpoint says of a frozen part."""
+    record = dict(source=str(getattr(part, 'weights_source', None) or 'random'), sha256=fingerprint(part))
+    state = part.state_dict()
+    resized = [f'{name} from {tuple(original.shape)} to {tuple(state[name].shape)}'
+               for name, original in _before_resize(part).items()]
+    return dict(record, resized=', '.join(resized)) if resized else record
+
+
 class VisionLanguageModel(BaseModel):
     """Base of the algorithms.
 
@@ -131,15 +140,7 @@ class VisionLanguageModel(BaseModel):
         """Source and sha256 of every frozen part, as written into checkpoints; ``resized`` where its weights were made
         for another input size: what, from and to which shape, in words."""
         if self._record is None:
-            self._record = {}
-            for name, part in self.frozen_parts().items():
-                source = str(getattr(part, 'weights_source', None) or 'random')
-                self._record[name] = dict(source=source, sha256=fingerprint(part))
-                state = part.state_dict()
-                resized = [f'{key} from {tuple(was.shape)} to {tuple(state[key].shape)}'
-                           for key, was in _before_resize(part).items()]
-                if resized:
-                    self._record[name]['resized'] = ', '.join(resized)
+            self._record = {name: _record(part) for name, part in self.frozen_parts().items()}
         return self._record
 
     def train(self, mode: bool = True):
