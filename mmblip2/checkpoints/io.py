@@ -4,7 +4,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
 
     format            'mmblip2/1'
     meta              mmblip2_version, config (a dict: data, never run), iter, epoch, seed, cfg_filename,
-                      frozen {part: {source, sha256}}
+                      frozen {part: {source, sha256, resized if the input size was another}}
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name
     param_schedulers  list of state dicts
@@ -230,7 +230,7 @@ def _frozen_parts(model):
 
 
 def frozen_record(model):
-    """{part: {'source', 'sha256'}} of the model's frozen parts; empty for a model without the protocol."""
+    """{part: {'source', 'sha256', ...}} of the model's frozen parts; empty for a model without the protocol."""
     return model.frozen_record() if hasattr(model, 'frozen_record') else {}
 
 
@@ -285,7 +285,8 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
     problems = []
     if torn:
         problems.append(f'two tensors in the file are one in the model ({_some(torn, 3)}), so one would be lost: build '
-                        'the part from the folder that it was made from, so that it keeps them apart')
+                        'the part so that it keeps them apart (a language model: from the folder that it was made '
+                        'from, or with config=dict(tie_word_embeddings=False))')
     if shapes:
         problems.append(f'{len(shapes)} of other shape ({_some(shapes, 3)})')
     if missing and not missing_ok:
@@ -384,13 +385,13 @@ def load_strict(model, checkpoint, path, adapt=True):
         CheckpointError: A key is missing, unknown or of another shape; or a frozen part is absent or is not
             the one that the file was trained with.
     """
-    _check_frozen(model, checkpoint, path)
+    remarks = _check_frozen(model, checkpoint, path)
     state, frozen = checkpoint['state_dict'], _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     trained = {key: value for key, value in state.items() if key not in frozen}
     trained, notes = _adapted(model, trained) if adapt else (trained, [])
     report = _match(expected, trained, path, getattr(model, 'droppable', ()))
-    report.notes += notes
+    report.notes += remarks + notes
     if checkpoint['format']:  # a foreign file may bring the frozen weights too; they are not used
         _refuse_frozen(model, state, frozen, path)
     _copy(expected, trained, report.matched)
@@ -409,7 +410,8 @@ def load_partial(model, load_from):
         LoadReport: 'new' lists the model's keys that no file has.
 
     Raises:
-        CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part.
+        CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part, or whole
+            layers that the files lack (unless an entry chooses its keys by 'include' or 'exclude').
     """
     if isinstance(load_from, (str, Path)):
         load_from = dict(checkpoint=load_from)
@@ -439,11 +441,25 @@ def load_partial(model, load_from):
     filled = {_address(expected[key]) for key in origin}
     total.matched = list(origin)
     total.new = [key for key in expected if key not in origin and _address(expected[key]) not in filled]
+    if not any('include' in entry or 'exclude' in entry for entry in entries):
+        _refuse_new_layers(total)
     if len(entries) > 1:
         for number, entry in enumerate(entries):
             keys = [key for key, source in origin.items() if source == number]
             total.notes.append(f'from {entry["checkpoint"]}: {_some(_prefixes(keys), 12) or "nothing"}')
     return total
+
+
+def _refuse_new_layers(report):
+    """Refuse to leave whole layers of a stack random of which the files fill the others."""
+    layer = re.compile(r'(.*?\.)(\d+)\.').match
+    filled = {found.group() for found in map(layer, report.matched) if found}
+    stacks = {found.group(1) for found in map(layer, report.matched) if found}
+    left = sorted({found.group() for found in map(layer, report.new) if found and found.group(1) in stacks} - filled)
+    if left:
+        raise CheckpointError(f'{report.path} has fewer layers than the model: it lacks {_some(n[:-1] for n in left)}, '
+                              'which would be random. Set the number of layers to that of the file; or, if that is '
+                              "meant, say so with load_from=[dict(checkpoint=..., include=['*'])]")
 
 
 def _refuse_frozen(model, state, frozen, path):
@@ -456,14 +472,28 @@ def _refuse_frozen(model, state, frozen, path):
 
 
 def _frozen_differences(model, checkpoint, path):
-    """Notes on frozen parts which are not those that the file was trained beside."""
-    built = frozen_record(model)
-    return [f'note: {path} was trained beside another {part} ({was["source"]}; now {built[part]["source"]})'
-            for part, was in checkpoint['meta'].get('frozen', {}).items()
-            if part in built and built[part]['sha256'] != was['sha256']]
+    """Notes on frozen parts which are not those that the file was trained beside, or at another input size."""
+    built, saved = frozen_record(model), checkpoint['meta'].get('frozen', {})
+    notes = [f'note: {path} was trained beside another {part} ({was["source"]}; now {built[part]["source"]})'
+             for part, was in saved.items() if part in built and built[part]['sha256'] != was['sha256']]
+    return notes + _resized_otherwise(built, saved)
+
+
+def _resized_otherwise(built, saved):
+    """Notes on the same frozen parts at another input size."""
+    notes = []
+    for part, was in saved.items():
+        now = built.get(part, {})
+        if now.get('sha256') == was['sha256'] and now.get('resized') != was.get('resized'):
+            shapes = [f'resized {record["resized"]}' if 'resized' in record else 'as in the file'
+                      for record in (now, was)]
+            notes.append(f'frozen {part}: the weights of the training at another input size; now {shapes[0]}, then '
+                         f'{shapes[1]}')
+    return notes
 
 
 def _check_frozen(model, checkpoint, path):
+    """Refuse a model with other frozen parts; notes on those that only have another input size."""
     built = frozen_record(model)
     for part, was in checkpoint['meta'].get('frozen', {}).items():
         if part not in built:
@@ -475,3 +505,4 @@ def _check_frozen(model, checkpoint, path):
                 f'the frozen part {part!r} differs from the one that {path} was trained with: sha256 '
                 f'{built[part]["sha256"][:12]} from {built[part]["source"]}, expected {was["sha256"][:12]} '
                 f'from {was["source"]}; give model.{part} the original weights')
+    return _resized_otherwise(built, checkpoint['meta'].get('frozen', {}))

@@ -1,5 +1,6 @@
 """Build a model for its shapes alone: no memory, no weights, no tokenizer files, no network."""
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,9 @@ def architecture(cfg):
         known = AutoConfig.for_model(found['model_type']).to_dict()
         # what the file has besides the architecture, and what its type was saved in, is no setting of it
         found = {key: value for key, value in found.items() if key in known and key not in _NO_SETTINGS}
+        said = json.loads(path.read_text(encoding='utf-8'))
+        if 'tie_word_embeddings' in said:  # transformers 5 forgets what a T5 says of it
+            found['tie_word_embeddings'] = said['tie_word_embeddings']
         config = {**found, **config}
     if 'model_type' not in config:
         raise ConfigError(f'the architecture of {cfg["type"]} {folder} is unknown without its files: {path} is not '

@@ -48,3 +48,13 @@ def test_trained_parameters_are_those_of_the_paper(name, millions, capsys, tmp_p
     assert counts['parts']['vision']['trainable'] == 0
     if 'vit-l' not in name:
         assert counts['parts']['vision']['frozen'] / 1e6 == pytest.approx(985.89, abs=0.01)
+
+
+@pytest.mark.parametrize('name, width', [('blip2-flan-t5xl_stage2', 2048), ('blip2-flan-t5xxl_stage2', 4096)])
+def test_flan_t5_is_counted_with_an_output_layer_of_its_own(name, width, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frozen = []
+    for options in ((), ('--cfg-options', 'model.language_model.config.tie_word_embeddings=True')):
+        main(ROOT / 'configs' / 'blip2' / f'{name}.py', *options)
+        frozen.append(json.loads(capsys.readouterr().out)['parts']['language_model']['frozen'])
+    assert frozen[0] - frozen[1] == 32128 * width

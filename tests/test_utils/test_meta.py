@@ -16,7 +16,7 @@ OPT = dict(model_type='opt', vocab_size=90, hidden_size=16, word_embed_proj_dim=
 
 def stage2(**language_model):
     return dict(type='Blip2Generation', vision=VISION, qformer=QFORMER,
-                language_model=dict(type='CausalLM', **language_model), frozen=('vision', 'language_model'))
+                language_model=dict(dict(type='CausalLM'), **language_model), frozen=('vision', 'language_model'))
 
 
 def test_neither_weights_nor_tokenizers_nor_bert_are_touched():
@@ -55,6 +55,14 @@ def test_a_local_folder_gives_the_architecture_and_the_vocabulary(tmp_path, opt_
     from transformers import AutoTokenizer
     rows = build_on_meta(stage2(config=without, tokenizer=opt_folder)).language_model.model.get_input_embeddings()
     assert rows.num_embeddings == len(AutoTokenizer.from_pretrained(opt_folder))
+
+
+def test_the_folder_of_a_flan_t5_has_an_output_layer_of_its_own(tmp_path):
+    t5 = dict(model_type='t5', vocab_size=90, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    for tied in (True, False):
+        (tmp_path / 'config.json').write_text(json.dumps(dict(t5, tie_word_embeddings=tied)))
+        model = build_on_meta(stage2(model=str(tmp_path), type='Seq2SeqLM')).language_model.model
+        assert (model.lm_head.weight is model.shared.weight) == tied
 
 
 def test_what_is_said_nowhere_is_an_error():

@@ -1,5 +1,4 @@
 # ViT-g, Q-Former without its text half, frozen Flan-T5-XXL in bfloat16 (T5 overflows in float16).
-# The hub's weights bring an output layer of their own (131.6 M parameters); this shape ties it to the embeddings.
 _base_ = ['blip2_vit-g.py']
 
 model = dict(
@@ -9,5 +8,6 @@ model = dict(
         config=dict(
             model_type='t5', vocab_size=32128, num_layers=24, num_decoder_layers=24, d_kv=64,
             feed_forward_proj='gated-gelu', dense_act_fn='gelu',  # as LAVIS; the hub's has gelu_new
+            tie_word_embeddings=False,  # an output layer of its own, without T5's division by sqrt(d_model) before it
             d_model=4096, num_heads=64, d_ff=10240)),
     frozen=('vision', 'language_model'))

@@ -54,12 +54,34 @@ def check_text_fits(qformer, tokenizer, max_text_len):
 
 
 def fingerprint(module: nn.Module) -> str:
-    """sha256 (hex) over names, types, shapes and bytes of a module's parameters and buffers, in name order."""
+    """sha256 (hex) over names, types, shapes and bytes of a module's parameters and buffers, in name order.
+
+    What was resized for another input size counts as it was before, so that the size does not change what a module is:
+    such a module, or one inside it, has the originals in a dict ``before_resize``, name to tensor.
+    """
+    state = module.state_dict()
+    for name, original in _before_resize(module).items():
+        state[name] = original.to(state[name].dtype)
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _before_resize(module):
+    """Tensors as they were before they were resized, by their names in the module's state dict."""
+    return {f'{name}.{key}' if name else key: tensor for name, part in module.named_modules()
+            for key, tensor in getattr(part, 'before_resize', {}).items()}
+
+
+def _record(part):
+    """What a checkpoint says of a frozen part."""
+    record = dict(source=str(getattr(part, 'weights_source', None) or 'random'), sha256=fingerprint(part))
+    state = part.state_dict()
+    resized = [f'{name} from {tuple(original.shape)} to {tuple(state[name].shape)}'
+               for name, original in _before_resize(part).items()]
+    return dict(record, resized=', '.join(resized)) if resized else record
 
 
 class VisionLanguageModel(BaseModel):
@@ -120,12 +142,10 @@ class VisionLanguageModel(BaseModel):
         return {name: getattr(self, name) for name in self._frozen}
 
     def frozen_record(self) -> dict[str, dict]:
-        """Source and sha256 of every frozen part, as written into checkpoints."""
+        """Source and sha256 of every frozen part, as written into checkpoints; ``resized`` where its weights were made
+        for another input size: what, from and to which shape, in words."""
         if self._record is None:
-            self._record = {
-                name: dict(source=str(getattr(part, 'weights_source', None) or 'random'), sha256=fingerprint(part))
-                for name, part in self.frozen_parts().items()
-            }
+            self._record = {name: _record(part) for name, part in self.frozen_parts().items()}
         return self._record
 
     def train(self, mode: bool = True):

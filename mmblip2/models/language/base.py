@@ -29,7 +29,8 @@ class LanguageModel(nn.Module):
         model (str, optional): Folder with a Hugging Face model (or a name on its hub).
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
-            ``model``: settings that replace those of the folder, which must be of the same ``model_type``.
+            ``model``: settings that replace those of the folder, which must be of the same ``model_type`` and, where
+            ``tie_word_embeddings`` is set, have an output layer of that kind (T5 1.1 and Flan-T5: False).
         weights (str, optional): An mmblip2 checkpoint whose ``language_model.`` tensors are loaded.
         tokenizer (str or tokenizer, optional): Folder of the tokenizer, or a ready one; default: ``model``.
         dtype (str): Type of the weights: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
@@ -211,9 +212,10 @@ def _load_tokenizer(folder):
 
 def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
+    settings = plain(overrides or {})
+    tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
     try:
-        config, unknown = transformers.AutoConfig.from_pretrained(
-            folder, return_unused_kwargs=True, **plain(overrides or {}))
+        config, unknown = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **settings)
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
@@ -227,7 +229,16 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
                           f'({first_lines(error)})') from error
     _check_loaded(model, info, folder)
+    if tied not in (None, _is_tied(model)):
+        raise ConfigError(f'the output layer of the language model {folder} is {"" if _is_tied(model) else "not "}its '
+                          f'embedding, config says tie_word_embeddings={tied}: take that out of config, or give the '
+                          'folder of the model that config describes')
     return model
+
+
+def _is_tied(model):
+    """Whether output layer and input embeddings are one tensor."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def _check_loaded(model, info, folder):
@@ -301,11 +312,16 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
     config = transformers.AutoConfig.for_model(model_type, **settings)
     _check_family(auto_class, config, 'config of the language model')
     try:
-        return getattr(transformers, auto_class).from_config(config, dtype=getattr(torch, dtype),
-                                                           attn_implementation=attention)
+        model = getattr(transformers, auto_class).from_config(config, dtype=getattr(torch, dtype),
+                                                              attn_implementation=attention)
     except ValueError as error:
         raise ConfigError(f'config of the language model: model_type={model_type!r} does not fit '
                           f'{auto_class} ({first_lines(error)})') from error
+    if settings.get('tie_word_embeddings') is False and _is_tied(model):
+        # transformers 5 ties the output layer of every new T5; 4 drew the one of T5 1.1 as here
+        head = model.get_output_embeddings()
+        head.weight = nn.Parameter(torch.empty_like(head.weight).normal_(std=model.config.initializer_factor))
+    return model
 
 
 def plain(value):

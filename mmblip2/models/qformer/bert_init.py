@@ -131,8 +131,10 @@ def _read(folder):
         if os.path.isfile(path):
             break
     else:
-        raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin: expected the '
-                              'folder of a Hugging Face BERT')
+        what = 'holds neither model.safetensors nor pytorch_model.bin' if os.path.isdir(folder) else 'is no folder'
+        raise CheckpointError(f'{folder} {what}: expected the folder of a Hugging Face BERT. Get model.safetensors of '
+                              'bert-base-uncased (or of another BERT of these sizes) and put it there, or set '
+                              'bert=None to start the Q-Former from random weights')
     state = read_checkpoint(path)['state_dict']
     start = 'bert.' if any(key.startswith('bert.') for key in state) else ''
     # Old files call a LayerNorm's parameters gamma and beta.

@@ -7,10 +7,12 @@ mode no buffer changes.
 
 Shapes: B images, S side in pixels, P tokens, E vision width, C channels of a feature map.
 """
+import functools
 import importlib
 import importlib.util
 import inspect
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,9 @@ from torch import nn
 
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
+
+from ..hub import MODEL_FILES, cannot_read
+from .vit import not_a_multiple
 
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
 
@@ -143,7 +148,7 @@ class FeatureMapEncoder(_TokenEncoder):
         self.method = method
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
-            load_weights(self.module, locate(weights))
+            load_weights(self.module, locate(weights)).log_notes()
         self.module.to(memory_format=torch.channels_last)  # 1.6x for EfficientNet-Lite0 in bf16 on a CPU
         self.embed_dim = embed_dim or self._dry_run()
 
@@ -157,14 +162,16 @@ class MMPretrainBackbone(_TokenEncoder):
 
     Args:
         backbone (str): Class name, with or without the prefix ``mmpretrain.``.
-        weights (str, optional): Checkpoint whose ``backbone.`` tensors are loaded.
+        weights (str, optional): Checkpoint whose ``backbone.`` tensors are loaded. Positions made for another input
+            size (``img_size``) are resized by the backbone itself where it can, and the log says so.
         embed_dim (int, optional): Width of the output. Default: found by a dry run, as above.
         image_size (int, optional): Side of the images in pixels.
         **kwargs: Arguments of the backbone, ``out_type='raw'`` for all tokens of a ViT for example.
 
     Raises:
         ConfigError: mmpretrain or the backbone does not exist.
-        CheckpointError: The weights are missing, broken, or do not fit.
+        CheckpointError: The weights are missing, broken, or do not fit, or are of another input size and the backbone
+            cannot resize them.
     """
 
     def __init__(self, backbone, weights=None, embed_dim=None, image_size=None, **kwargs):
@@ -181,14 +188,57 @@ class MMPretrainBackbone(_TokenEncoder):
                 self.module = registry.build(dict(type=name, **kwargs))
         except _BUILD_ERRORS as error:
             raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {first_lines(error, 2)}') from error
+        self.module.adapt_weights = functools.partial(_resize_by_hooks, self.module)  # whoever loads it asks for this
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
-            load_weights(self.module, weights, prefix='backbone')
+            load_weights(self.module, weights, prefix='backbone').log_notes()
         self.embed_dim = embed_dim or self._dry_run()
 
     def _features(self, images):
         outputs = self.module(images)
         return outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _resize_by_hooks(backbone, state):
+    """Weights of a backbone of mmpretrain, made for another input size, as its own load hooks resize them.
+
+    Args:
+        backbone (nn.Module): What will take the weights; ``before_resize`` will hold what was resized, as it was.
+        state (dict[str, Tensor]): By the backbone's names; stays as it is.
+
+    Returns:
+        tuple: The state to load, and what was changed, one note a line.
+
+    Raises:
+        CheckpointError: A position table is of another size and the backbone cannot resize it.
+    """
+    own, taken, reason = backbone.state_dict(), dict(state), 'it does not resize it'
+    try:
+        for name, part in backbone.named_modules():
+            for hook in part._load_state_dict_pre_hooks.values():
+                hook(taken, f'{name}.' if name else '', {}, True, [], [], [])
+    except Exception as error:  # whatever its arithmetic or a package that it needs may raise
+        taken, reason = dict(state), f'it cannot resize it ({type(error).__name__}: {first_lines(error)})'
+    # tables of indices follow from the input size: the hooks drop those of the file, the backbone has its own
+    taken.update((key, value) for key, value in own.items()
+                 if key not in taken and (key in state or key.endswith('relative_position_index')))
+    left = [key for key, value in taken.items()
+            if re.search('pos|rope', key) and key in own and value.shape != own[key].shape
+            and value.shape[-1:] == own[key].shape[-1:]]
+    if left:
+        raise CheckpointError(
+            f'weights of another input size: {left[0]} is {tuple(state[left[0]].shape)} in the file and '
+            f'{tuple(own[left[0]].shape)} in {type(backbone).__name__}, and {reason}: set img_size of the backbone to '
+            'the size in pixels that the weights were made for, or choose a backbone that resizes its positions, '
+            'such as VisionTransformer')
+    backbone.before_resize = {key: value for key, value in state.items()
+                              if key in own and value.shape != taken[key].shape}
+    notes = [f'{key} resized by mmpretrain from {tuple(value.shape)} to {tuple(taken[key].shape)}'
+             for key, value in backbone.before_resize.items()]
+    if taken.keys() != state.keys():
+        notes.append(f'mmpretrain made {len(taken.keys() - state.keys())} tensors of others of the file and left out '
+                     f'{len(state.keys() - taken.keys())}')
+    return taken, notes
 
 
 @MODELS.register_module()
@@ -205,7 +255,7 @@ class HFVisionEncoder(_TokenEncoder):
 
     Raises:
         ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, or an unknown ``dtype``.
+            as input, an ``image_size`` that is no multiple of the patch size, or an unknown ``dtype``.
     """
 
     _takes_embed_dim = False
@@ -226,13 +276,19 @@ class HFVisionEncoder(_TokenEncoder):
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
-            raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: '
-                              f'{first_lines(error, 2)}') from error
+            gist = first_lines(error, 2)
+            if model is not None and isinstance(error, OSError):
+                gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
+            raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: {gist}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
         if encoder.main_input_name != 'pixel_values':
             raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '
                               'expected a model that reads pixel_values')
         made_for = getattr(encoder.config, 'image_size', None)
+        patch = getattr(encoder.config, 'patch_size', None)
+        if isinstance(patch, int) and image_size not in (None, made_for) and image_size % patch:
+            # some models are published with such a size, and lose a margin of each image; nobody should ask for one
+            raise ConfigError(not_a_multiple(image_size, patch))
         super().__init__(image_size or made_for, model)
         self.module = encoder
         can = 'interpolate_pos_encoding' in inspect.signature(encoder.forward).parameters

@@ -84,6 +84,14 @@ def resize_positions(table: torch.Tensor, grid: int, align_corners: bool) -> tor
     return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
+def not_a_multiple(image_size: int, patch_size: int) -> str:
+    """What is wrong with an image that has no whole number of patches along a side, and the nearest that have."""
+    low = max(image_size // patch_size, 1) * patch_size
+    high = (image_size // patch_size + 1) * patch_size
+    return (f'image_size {image_size} is not a multiple of patch_size {patch_size}: set it to '
+            + (f'{low} or {high}' if low != high else f'{high}'))
+
+
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
     """ViT with learned absolute positions, no head and no final norm (BLIP-2 normalises outside).
@@ -123,11 +131,12 @@ class VisionTransformer(nn.Module):
                  grad_checkpointing: bool = False, weights: str | None = None):
         super().__init__()
         if image_size % patch_size:
-            raise ConfigError(f'image_size {image_size} is not a multiple of patch_size {patch_size}')
+            raise ConfigError(not_a_multiple(image_size, patch_size))
         self.image_size = image_size
         self.embed_dim = width
         self.grad_checkpointing = grad_checkpointing
         self.weights_source = weights
+        self.before_resize: dict[str, torch.Tensor] = {}  # as the weights had them, made for another image size
         self.grid = image_size // patch_size
         self.patch_embed = nn.Conv2d(3, width, patch_size, stride=patch_size, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -164,11 +173,15 @@ class VisionTransformer(nn.Module):
         from mmblip2.checkpoints.vision import to_own_names
         state, notes = to_own_names(state, self)
         table = state.get('pos_embed')
-        if table is None or table.shape == self.pos_embed.shape:
+        if table is None:
+            return state, notes
+        self.before_resize = {}
+        if table.shape == self.pos_embed.shape:
             return state, notes
         side = math.isqrt(max(table.shape[1] - 1, 0)) if table.dim() == 3 else 0
         if not side or table.shape != (1, 1 + side**2, self.embed_dim):
             return state, notes
+        self.before_resize = {'pos_embed': table}
         note = f'positions interpolated from {side} x {side} to {self.grid} x {self.grid} patches'
         return {**state, 'pos_embed': resize_positions(table, self.grid, self._align_corners)}, notes + [note]
 

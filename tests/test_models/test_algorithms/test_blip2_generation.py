@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from mmblip2.errors import ConfigError
+from mmblip2.checkpoints import io
+from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
 
@@ -82,3 +83,71 @@ def test_text_half_and_tokenizer_go_together(tiny_parts):
     del tiny_parts['tokenizer']
     with pytest.raises(ConfigError, match='set both for a Q-Former that reads text'):
         MODELS.build(dict(type='Blip2Generation', allow_random=True, **tiny_parts))
+
+
+def test_the_text_must_fit_the_q_former(tiny_parts):
+    with pytest.raises(ConfigError, match='max_text_len is 40, qformer.max_positions is 32: lower the first or raise'):
+        build(tiny_parts, reads_text=True, max_text_len=40)
+
+
+@pytest.mark.parametrize('layers, message', [
+    (4, 'stage1.pth has fewer layers than the model: it lacks qformer.layers.2, qformer.layers.3, which would be'),
+    (1, r'stage1.pth does not fit the model: \d+ unknown to the model \(qformer.layers.1')])
+def test_a_q_former_with_another_number_of_layers_is_refused(tiny_parts, tmp_path, layers, message):
+    """Stage 2 from stage 1, which has a text half and heads."""
+    kept = {name: copy.deepcopy(tiny_parts[name]) for name in ('vision', 'qformer', 'tokenizer')}
+    stage1 = MODELS.build(dict(type='Blip2Representation', allow_random=True, **kept))
+    path = str(tmp_path / 'stage1.pth')
+    io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=io.saved_state(stage1)), path)
+    report = io.load_partial(build(tiny_parts), path)
+    assert report.new == ['language_projection.weight', 'language_projection.bias']
+    tiny_parts['qformer']['num_layers'] = layers
+    with pytest.raises(CheckpointError, match=message):
+        io.load_partial(build(tiny_parts), path)
+    if layers == 4:
+        report = io.load_partial(build(tiny_parts), [dict(checkpoint=path, include=['*'])])
+        assert 'qformer.layers (' in str(report)
+
+
+@pytest.fixture
+def stage2(tiny_parts, tmp_path):
+    """Weights of a vision encoder for 16 pixels, and a checkpoint trained beside it (it was frozen)."""
+    weights = str(tmp_path / 'vit.pth')
+    torch.manual_seed(1)
+    torch.save(MODELS.build(tiny_parts['vision']).state_dict(), weights)
+    tiny_parts['vision']['weights'] = weights
+    model = build(tiny_parts, frozen=('vision', ))
+    path = str(tmp_path / 'stage2.pth')
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(frozen=model.frozen_record()),
+                             state_dict=io.saved_state(model)), path)
+    return tiny_parts, path
+
+
+def test_a_frozen_encoder_at_another_image_size_is_the_same_and_the_report_says_so(stage2, tmp_path):
+    parts, path = stage2
+    parts['vision']['image_size'] = 24
+    model = build(parts, frozen=('vision', ))
+    note = ('frozen vision: the weights of the training at another input size; now resized pos_embed from (1, 5, 16) '
+            'to (1, 10, 16), then as in the file')
+    assert note in str(io.load_strict(model, io.read_checkpoint(path), path))
+    assert note in str(io.load_partial(model, path))
+    # and back again: what was trained at 24 pixels is tested at 16
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(frozen=model.frozen_record()),
+                             state_dict=io.saved_state(model)), path)
+    parts['vision']['image_size'] = 16
+    report = io.load_strict(build(parts, frozen=('vision', )), io.read_checkpoint(path), path)
+    assert report.notes == ['frozen vision: the weights of the training at another input size; now as in the file, '
+                            'then resized pos_embed from (1, 5, 16) to (1, 10, 16)']
+    assert io.load_strict(model, io.read_checkpoint(path), path).notes == []
+
+
+@pytest.mark.parametrize('size', [16, 24])
+@pytest.mark.parametrize('changed', ['pos_embed', 'blocks.1.mlp.fc1.weight'])
+def test_a_frozen_encoder_with_other_weights_is_refused_at_any_image_size(stage2, changed, size):
+    parts, path = stage2
+    state = torch.load(parts['vision']['weights'])
+    state[changed][..., 0] += 1e-3
+    torch.save(state, parts['vision']['weights'])
+    parts['vision']['image_size'] = size
+    with pytest.raises(CheckpointError, match="the frozen part 'vision' differs from the one that .* trained with"):
+        io.load_strict(build(parts, frozen=('vision', )), io.read_checkpoint(path), path)

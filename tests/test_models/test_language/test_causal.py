@@ -325,6 +325,7 @@ def test_a_folder_without_a_model_says_what_it_holds(folder):
     (dict(config=dict(model_type='bert')), "model_type='bert' does not fit CausalLM, it is an encoder.*'opt'"),
     (dict(config=dict(model_type='vit')), "model_type='vit' does not fit AutoModelForCausalLM"),
     (dict(max_text_len=65), 'max_text_len alone makes 65 tokens, but the language model has 64 positions'),
+    (dict(config=GPT2, max_text_len=65), 'max_text_len alone makes 65 tokens, but the language model has 64 positions'),
     (dict(ending='two photos'), r"ending='two photos' of the language model is \d+ tokens, expected one"),
     (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder: there is no such folder'),
     (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded: there is no'),

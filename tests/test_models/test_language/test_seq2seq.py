@@ -11,6 +11,7 @@ TEXTS = ['a photo of a red circle above a small blue square', 'Question: what co
          'two']
 T5 = dict(model_type='t5', d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
           feed_forward_proj='gated-gelu')
+FLAN = dict(T5, tie_word_embeddings=False)
 PROMPTS = ['a photo of', '', 'Question: what colour is it? Answer:']
 TARGETS = ['a red circle', 'two', 'green']
 
@@ -35,9 +36,9 @@ def prefix():
     return torch.randn(3, 5, 32, generator=torch.Generator().manual_seed(1))
 
 
-def build(folder, **kwargs):
+def build(folder, config=T5, **kwargs):
     torch.manual_seed(0)
-    return Seq2SeqLM(config=T5, tokenizer=folder, **kwargs).eval()
+    return Seq2SeqLM(config=config, tokenizer=folder, **kwargs).eval()
 
 
 @pytest.fixture(scope='module')
@@ -107,10 +108,52 @@ def test_flan_t5_keeps_its_weights_with_the_activation_of_lavis(folder, tmp_path
     architecture = dict(T5, vocab_size=lm.model.config.vocab_size)
     (tmp_path / 'config.json').write_text(json.dumps(dict(
         architecture, tie_word_embeddings=False, architectures=['T5ForConditionalGeneration'])))
-    loaded = Seq2SeqLM(model=str(tmp_path), tokenizer=folder, config=dict(architecture, dense_act_fn='gelu'))
-    assert loaded.model.config.dense_act_fn == 'gelu'
-    assert torch.equal(loaded.model.lm_head.weight, state['lm_head.weight'])
-    assert torch.equal(loaded.model.encoder.embed_tokens.weight, state['shared.weight'])
+    for tied in ({}, dict(tie_word_embeddings=False)):
+        config = dict(architecture, dense_act_fn='gelu', **tied)
+        loaded = Seq2SeqLM(model=str(tmp_path), tokenizer=folder, config=config)
+        assert loaded.model.config.dense_act_fn == 'gelu'
+        assert torch.equal(loaded.model.lm_head.weight, state['lm_head.weight'])
+        for stack in (loaded.model.encoder, loaded.model.decoder):
+            assert torch.equal(stack.embed_tokens.weight, state['shared.weight'])
+        assert scale(loaded) == pytest.approx(1)
+
+
+def scale(lm):
+    """By what the output of the decoder's last norm is multiplied before it meets the output layer."""
+    seen = []
+    handles = [lm.model.decoder.final_layer_norm.register_forward_hook(lambda _, args, output: seen.append(output)),
+               lm.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
+    lm.eval().loss(None, PROMPTS[:1], TARGETS[:1])
+    for handle in handles:
+        handle.remove()
+    normed, head_input = seen
+    return (head_input / normed).mean().item()
+
+
+@pytest.mark.parametrize('config, factor', [(T5, 32**-0.5), (FLAN, 1)], ids=['t5', 'flan-t5'])
+def test_the_shape_of_flan_t5_brings_its_own_output_layer_and_does_not_scale_before_it(folder, config, factor):
+    lm = build(folder, config)
+    own = config is FLAN
+    assert (lm.model.lm_head.weight is not lm.model.shared.weight) == own
+    assert ('model.lm_head.weight' in dict(lm.named_parameters())) == own
+    for stack in (lm.model.encoder, lm.model.decoder):
+        assert stack.embed_tokens.weight is lm.model.shared.weight
+    assert scale(lm) == pytest.approx(factor)
+    lm.loss(None, PROMPTS, TARGETS)[0].backward()
+    assert lm.model.lm_head.weight.grad.any() and lm.model.shared.weight.grad.any()
+
+
+def test_folder_and_config_agree_on_the_output_layer(folder, tmp_path):
+    build(folder).model.save_pretrained(tmp_path / 't5')
+    flan = build(folder, FLAN)
+    flan.model.save_pretrained(tmp_path / 'flan')
+    with pytest.raises(ConfigError, match='t5 is its embedding, config says tie_word_embeddings=False: take that out'):
+        Seq2SeqLM(model=str(tmp_path / 't5'), tokenizer=folder, config=FLAN)
+    with pytest.raises(ConfigError, match='flan is not its embedding, config says tie_word_embeddings=True: take that'):
+        Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder, config=dict(T5, tie_word_embeddings=True))
+    loaded = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder, config=FLAN)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in flan.state_dict().items())
+    assert scale(loaded) == pytest.approx(1)
 
 
 def test_the_loss_depends_on_the_prefix(lm, prefix):
@@ -149,16 +192,17 @@ def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
 
 
 def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silence(folder, prefix, tmp_path):
-    """Flan-T5's output layer is not its embedding; transformers 5 ties the two in every new T5."""
-    lm = build(folder)
-    lm.model.lm_head.weight = torch.nn.Parameter(torch.randn_like(lm.model.shared.weight))
+    """Flan-T5's output layer is not its embedding."""
+    lm = build(folder, FLAN)
     lm.model.save_pretrained(tmp_path / 'flan')
     loaded = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder).eval()
     torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
 
     torch.save({f'language_model.{key}': value for key, value in lm.state_dict().items()}, tmp_path / 'flan.pth')
     with pytest.raises(CheckpointError, match=r'two tensors in the file are one in the model \(model.shared.weight and '
-                                              r'model.*lm_head.weight\).* build the part from the folder'):
+                                              r'model.*lm_head.weight\).* from the folder that it was made from, or '
+                                              r'with config=dict\(tie_word_embeddings=False\)'):
         Seq2SeqLM(config=T5, tokenizer=folder, weights=str(tmp_path / 'flan.pth'))
-    again = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder, weights=str(tmp_path / 'flan.pth')).eval()
-    torch.testing.assert_close(again.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
+    for source in (dict(config=FLAN), dict(model=str(tmp_path / 'flan'))):
+        again = Seq2SeqLM(**source, tokenizer=folder, weights=str(tmp_path / 'flan.pth')).eval()
+        torch.testing.assert_close(again.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))

@@ -6,7 +6,9 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mmblip2.checkpoints import io
 from mmblip2.errors import CheckpointError, ConfigError
+from mmblip2.models.algorithms.base import fingerprint
 from mmblip2.models.vision.adapters import FeatureMapEncoder, HFVisionEncoder, MMPretrainBackbone, to_tokens
 
 
@@ -178,12 +180,14 @@ def test_a_hugging_face_encoder_interpolates_its_positions_for_other_images(tmp_
     (dict(config=TOWER), "config has no model_type .'vit', 'clip_vision_model'"),
     (dict(config=dict(TOWER, model_type='clipp')), 'could not be built: Unrecognized model identifier: clipp'),
     (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), 'could not be built: .*hidden_size.* got str'),
+    (dict(config=dict(TOWER, model_type='vit'), image_size=18),
+     'image_size 18 is not a multiple of patch_size 4: set it to 16 or 20'),
     (dict(config=dict(TOWER, model_type='vit'), dtype='float31'), "is 'float31', expected one of float32, bfloat16"),
     (dict(config=dict(LAYERS, model_type='bert', vocab_size=9)), 'BertModel is no vision encoder: it reads input_ids'),
     (dict(config=dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8)),
      'HFVisionEncoder does not know how wide its tokens are: set image_size, so that a blank image can tell$'),
-    (dict(config=dict(LAYERS, model_type='siglip2_vision_model'), image_size=8),
-     'Siglip2VisionModel cannot encode an image of 8 x 8 pixels .*choose another image_size or another encoder'),
+    (dict(config=dict(LAYERS, model_type='siglip2_vision_model'), image_size=16),
+     'Siglip2VisionModel cannot encode an image of 16 x 16 pixels .*choose another image_size or another encoder'),
 ])
 def test_what_transformers_cannot_build_or_run_is_explained(arguments, message):
     with pytest.raises(ConfigError, match=message):
@@ -206,8 +210,15 @@ def test_what_the_tokens_do_not_need_is_not_trained():
 def test_a_hugging_face_encoder_needs_one_source():
     with pytest.raises(ConfigError, match='needs either model=<folder'):
         HFVisionEncoder()
-    with pytest.raises(ConfigError, match='the vision encoder no/such/folder could not be built'):
+    with pytest.raises(ConfigError, match='no/such/folder could not be built: there is no such folder; expected'):
         HFVisionEncoder(model='no/such/folder')
+
+
+def test_a_hub_name_without_network_names_the_files_and_their_place():
+    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* get config.json and '
+                                          'model.safetensors .* of google/vit-base-patch16-224 on a machine with '
+                                          'network, put them into one folder, and give that folder'):
+        HFVisionEncoder(model='google/vit-base-patch16-224')
 
 
 def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
@@ -226,6 +237,89 @@ def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
     assert loaded.weights_source == path and torch.equal(loaded(images), encoder(images))
     with pytest.raises(ConfigError, match="mmpretrain has no backbone 'VisionTransfomer'"):
         MMPretrainBackbone('VisionTransfomer')
+
+
+ARCH = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
+SMALL = dict(backbone='VisionTransformer', arch=ARCH, img_size=8, patch_size=4, out_type='raw', image_size=8)
+LARGE = dict(SMALL, img_size=16, image_size=16)
+
+
+@pytest.fixture
+def mmpretrain_weights(tmp_path):
+    """A ViT of mmpretrain for 8 pixels as it publishes one, with positions that differ."""
+    pytest.importorskip('mmpretrain')
+    encoder = MMPretrainBackbone(**SMALL)
+    torch.nn.init.normal_(encoder.module.pos_embed)
+    path = str(tmp_path / 'vit.pth')
+    torch.save({'state_dict': {f'backbone.{key}': value for key, value in encoder.module.state_dict().items()}}, path)
+    return encoder, path
+
+
+def test_mmpretrain_resizes_positions_of_another_input_size_and_the_log_says_so(mmpretrain_weights, monkeypatch):
+    source, path = mmpretrain_weights
+    log = []
+    monkeypatch.setattr(io.LoadReport, 'log_notes', lambda report: log.extend(report.notes))
+    assert MMPretrainBackbone(weights=path, **SMALL).module.before_resize == {} and not log
+    encoder = MMPretrainBackbone(weights=path, **LARGE).eval()
+    assert log == ['pos_embed resized by mmpretrain from (1, 5, 16) to (1, 17, 16)']
+    assert encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 17, 16)
+    positions = source.module.resize_pos_embed(source.module.pos_embed, (2, 2), (4, 4))
+    assert torch.equal(encoder.module.pos_embed, positions)
+    same = {key: value for key, value in source.state_dict().items() if key != 'module.pos_embed'}
+    assert all(torch.equal(value, encoder.state_dict()[key]) for key, value in same.items())
+    assert fingerprint(encoder) == fingerprint(source)
+    torch.nn.init.zeros_(source.module.pos_embed)
+    assert fingerprint(encoder) != fingerprint(source)
+
+
+def test_a_trained_backbone_of_mmpretrain_goes_on_at_another_input_size(mmpretrain_weights, tmp_path):
+    source = nn.ModuleDict(dict(vision=mmpretrain_weights[0]))
+    io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=io.saved_state(source)), tmp_path / 'iter_1.pth')
+    model = nn.ModuleDict(dict(vision=MMPretrainBackbone(**LARGE)))
+    report = io.load_partial(model, str(tmp_path / 'iter_1.pth'))
+    assert 'vision.module: pos_embed resized by mmpretrain from (1, 5, 16) to (1, 17, 16)' in str(report)
+    assert not report.new and torch.equal(model.vision.module.pos_embed[:, 0], source.vision.module.pos_embed[:, 0])
+
+
+def test_positions_that_mmpretrain_cannot_resize_are_named_with_both_sizes(mmpretrain_weights):
+    path = mmpretrain_weights[1]
+    state = torch.load(path)['state_dict']
+    torch.save({**state, 'backbone.pos_embed': torch.zeros(1, 8, 16)}, path)  # 7 patches are no square
+    with pytest.raises(CheckpointError, match=r'another input size: pos_embed is \(1, 8, 16\) in the file and '
+                                              r'\(1, 17, 16\) in VisionTransformer, and it cannot resize it '
+                                              r'\(AssertionError: .*set img_size of the backbone to the size'):
+        MMPretrainBackbone(weights=path, **LARGE)
+
+
+def test_a_backbone_of_mmpretrain_that_resizes_nothing_says_so(tmp_path):
+    pytest.importorskip('mmpretrain')
+    rotary = dict(backbone='ViTEVA02', arch=ARCH, patch_size=4, out_type='raw')
+    torch.save(MMPretrainBackbone(**rotary, img_size=8, image_size=8).module.state_dict(), tmp_path / 'eva.pth')
+    with pytest.raises(CheckpointError, match=r'another input size: .*rope.freqs_cos is \(4, 8\) in the file and '
+                                              r'\(16, 8\) in ViTEVA02, and it does not resize it: set img_size of'):
+        MMPretrainBackbone(**rotary, img_size=16, image_size=16, weights=str(tmp_path / 'eva.pth'))
+    MMPretrainBackbone(**rotary, img_size=8, image_size=8, weights=str(tmp_path / 'eva.pth'))
+
+
+def test_what_mmpretrain_makes_of_a_file_is_taken(tmp_path):
+    """Published BEiTs have one table of relative positions; their backbone has one a layer."""
+    pytest.importorskip('mmpretrain')
+    beit = dict(backbone='BEiTViT', arch=dict(ARCH, num_layers=2), img_size=8, patch_size=4, out_type='raw',
+                image_size=8)
+    state = MMPretrainBackbone(**beit).module.state_dict()
+    kept = {key: value for key, value in state.items() if 'relative_position' not in key}
+    table = torch.randn(12, 2)
+    torch.save({**kept, 'rel_pos_bias.relative_position_bias_table': table, 'rel_pos_bias.relative_position_index':
+                state['layers.0.attn.relative_position_index']}, tmp_path / 'beit.pth')
+    encoder = MMPretrainBackbone(**beit, weights=str(tmp_path / 'beit.pth'))
+    assert all(torch.equal(layer.attn.relative_position_bias_table, table) for layer in encoder.module.layers)
+    assert all(torch.equal(value, encoder.module.state_dict()[key]) for key, value in kept.items())
+
+
+def test_weights_of_another_width_are_another_architecture_not_another_size(mmpretrain_weights):
+    wide = dict(SMALL, arch=dict(ARCH, embed_dims=32))
+    with pytest.raises(CheckpointError, match='Is it a checkpoint of another architecture'):
+        MMPretrainBackbone(weights=mmpretrain_weights[1], **wide)
 
 
 def test_a_convolutional_backbone_of_mmpretrain_gives_its_last_map():

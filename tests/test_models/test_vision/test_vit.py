@@ -48,7 +48,8 @@ def test_names_of_the_weights_stay():
     (dict(activation='relu'), "activation 'relu' is unknown: set it to one of 'gelu', 'quick_gelu'"),
     (dict(qkv_bias=True), "qkv_bias True is unknown: set it to one of 'qv', 'full'"),
     (dict(num_heads=3), 'width 16 is not a multiple of num_heads 3: change one of them'),
-    (dict(image_size=10), 'image_size 10 is not a multiple of patch_size 4'),
+    (dict(image_size=10), 'image_size 10 is not a multiple of patch_size 4: set it to 8 or 12'),
+    (dict(image_size=3), 'image_size 3 is not a multiple of patch_size 4: set it to 4$'),
 ])
 def test_values_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
@@ -126,6 +127,14 @@ def test_other_tables_are_no_positions_and_refused(tmp_path, shape):
     torch.save(state, tmp_path / 'vit.pth')
     with pytest.raises(CheckpointError, match=r'pos_embed: \(.*\) in the file, \(1, 5, 16\) in the model'):
         VisionTransformer(**TINY, weights=str(tmp_path / 'vit.pth'))
+
+
+@pytest.mark.parametrize('depth, message', [
+    (3, r'13 missing in the file \(blocks.2.norm1'), (1, r'13 unknown to the model \(blocks.1.norm1')])
+def test_another_number_of_blocks_is_refused(tmp_path, depth, message):
+    torch.save(VisionTransformer(**TINY).state_dict(), tmp_path / 'vit.pth')
+    with pytest.raises(CheckpointError, match=message):
+        VisionTransformer(**{**TINY, 'depth': depth}, weights=str(tmp_path / 'vit.pth'))
 
 
 class Model(nn.Module):

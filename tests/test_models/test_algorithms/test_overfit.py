@@ -1,0 +1,178 @@
+"""Every adapter learns: eight rendered scenes come back as their exact captions, and are found by them.
+
+No part is frozen and none has dropout. Training ends when the loss proves what is asserted afterwards, never after a
+number of steps, so that other numerics change the time it takes and not the result.
+"""
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmblip2.evaluation.functional import retrieval_recall
+from mmblip2.models.losses import query_text_similarity
+from mmblip2.registry import MODELS
+from mmblip2.structures import DataSample
+
+SCRIPT = Path(__file__).resolve().parents[3] / 'tools' / 'dataset_converters' / 'make_shapes.py'
+SIDE, PATCH, WIDTH, MOST_STEPS = 36, 12, 32, 2000
+PROMPT = 'a photo of'
+
+
+@MODELS.register_module(force=True)
+class FourConvolutions(nn.Sequential):
+    """A small convolutional network without any state but its weights."""
+
+    def __init__(self, width):
+        super().__init__(nn.Conv2d(3, width, 3, stride=3), nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+                         nn.Conv2d(width, width, 4, stride=4), nn.GELU(), nn.Conv2d(width, width, 1))
+
+
+VISION = dict(
+    vit=dict(type='VisionTransformer', image_size=SIDE, patch_size=PATCH, width=WIDTH, depth=2, num_heads=2),
+    mmpretrain=dict(
+        type='MMPretrainBackbone', backbone='mmpretrain.VisionTransformer', image_size=SIDE, img_size=SIDE,
+        patch_size=PATCH, out_type='raw',
+        arch=dict(embed_dims=WIDTH, num_layers=2, num_heads=2, feedforward_channels=2 * WIDTH)),
+    huggingface=dict(
+        type='HFVisionEncoder', config=dict(
+            model_type='vit', image_size=SIDE, patch_size=PATCH, hidden_size=WIDTH, num_hidden_layers=2,
+            num_attention_heads=2, intermediate_size=2 * WIDTH)),
+    cnn=dict(type='FeatureMapEncoder', module=dict(type='FourConvolutions', width=WIDTH), image_size=SIDE))
+DECODER = dict(hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+LANGUAGE = dict(
+    opt=dict(DECODER, model_type='opt', word_embed_proj_dim=WIDTH, ffn_dim=2 * WIDTH, dropout=0.),
+    llama=dict(DECODER, model_type='llama', num_key_value_heads=1, intermediate_size=2 * WIDTH),
+    qwen2=dict(DECODER, model_type='qwen2', num_key_value_heads=1, intermediate_size=2 * WIDTH),
+    gpt2=dict(model_type='gpt2', n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64, resid_pdrop=0., embd_pdrop=0.,
+              attn_pdrop=0.),
+    t5=dict(model_type='t5', d_model=WIDTH, d_kv=16, d_ff=2 * WIDTH, num_layers=2, num_heads=2, dropout_rate=0.,
+            feed_forward_proj='gated-gelu', tie_word_embeddings=False))  # the shape of Flan-T5
+
+
+@pytest.fixture(scope='module')
+def scenes():
+    """Eight images, uint8 (3, 36, 36), and a caption of each, of all five wordings."""
+    spec = importlib.util.spec_from_file_location('make_shapes', SCRIPT)
+    make_shapes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_shapes)
+    shapes = make_shapes.load_shapes()
+    rng = np.random.default_rng(0)
+    drawn = [shapes.sample_scene(rng) for _ in range(8)]
+    images = [torch.from_numpy(np.array(shapes.render(scene, SIDE))).permute(2, 0, 1) for scene in drawn]
+    captions = [shapes.captions(scene)[i % 5].text for i, scene in enumerate(drawn)]
+    assert len(set(captions)) == 8
+    return images, captions
+
+
+@pytest.fixture(scope='module')
+def words(scenes, tmp_path_factory):
+    """Folder of a tokenizer of words, not trained; </s> stands before and after a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    words = sorted({word for text in [PROMPT, *scenes[1]] for word in text.split()})
+    vocab = {word: i for i, word in enumerate(['<pad>', '</s>', '<unk>', '\n', *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, '<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(' ', 'removed')
+    tokenizer.post_processor = processors.TemplateProcessing(single='</s> $A', special_tokens=[('</s>', 1)])
+    folder = str(tmp_path_factory.mktemp('words'))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='</s>', eos_token='</s>', pad_token='<pad>',
+                            unk_token='<unk>').save_pretrained(folder)
+    return folder
+
+
+def build(vision, language, words):
+    torch.manual_seed(0)
+    return MODELS.build(dict(
+        type='Blip2Generation', vision=VISION[vision], frozen=(), generation=dict(max_new_tokens=40),
+        qformer=dict(type='QFormer', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, num_query=4,
+                     dropout=0.),
+        language_model=dict(type='Seq2SeqLM' if language == 't5' else 'CausalLM', config=LANGUAGE[language],
+                            tokenizer=words),
+        data_preprocessor=dict(type='mmblip2.ImageTextPreprocessor', image_size=SIDE)))
+
+
+def fit(model, data, is_done):
+    """Train on one batch until ``is_done(losses)`` says so of the weights as they are."""
+    optimizer = torch.optim.Adam(model.parameters(), 4e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 500 / max(500, step))
+    for _ in range(MOST_STEPS):
+        losses = model.train()(**model.data_preprocessor(data, True), mode='loss')
+        if is_done(losses):
+            return
+        optimizer.zero_grad()
+        model.parse_losses(losses)[0].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        optimizer.step()
+        schedule.step()
+    pytest.fail(f'not learned in {MOST_STEPS} steps: {losses}')
+
+
+@pytest.mark.parametrize('vision, language', [
+    *(('vit', language) for language in LANGUAGE), *((vision, 'opt') for vision in VISION if vision != 'vit')])
+def test_eight_scenes_come_back_as_their_exact_captions(vision, language, scenes, words):
+    if vision == 'mmpretrain':
+        pytest.importorskip('mmpretrain')
+    images, captions = scenes
+    model = build(vision, language, words)
+    samples = [DataSample(prompt=PROMPT, target=caption) for caption in captions]
+    tokens = sum(len(caption.split()) + 1 for caption in captions)
+    # 0.5 nats over all tokens together: every one has a probability above 0.6, so greedy search must find it
+    fit(model, dict(inputs=images, data_samples=samples), lambda losses: losses['loss_lm'] < 0.5 / tokens)
+
+    def predict(indices):
+        asked = [DataSample(prompt=PROMPT) for _ in indices]
+        return [sample.pred_text for sample in model.eval().test_step(
+            dict(inputs=[images[i] for i in indices], data_samples=asked))]
+
+    assert predict(range(8)) == captions
+    assert [predict([i])[0] for i in range(8)] == captions
+    assert predict([5, 2, 7]) == [captions[i] for i in (5, 2, 7)]
+
+
+@torch.no_grad()
+def score(model, images, captions):
+    """ITC similarities and ITM logits, (8, 8) each, images by captions."""
+    batch = model.eval().data_preprocessor(dict(inputs=images), False)
+    encoded, text = model.encode_image(batch['images']), model.tokenize(captions)
+    itc = query_text_similarity(model.image_features(encoded), model.text_features(text))
+    itm = torch.stack([model.score_pairs(encoded.rows(slice(i, i + 1)).image_kv, text) for i in range(len(images))])
+    return itc, itm
+
+
+def margin(scores):
+    """How much higher every true pair scores than all others of its image and of its caption; negative: it does not."""
+    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
+    return (scores.diag() - torch.maximum(others.amax(0), others.amax(1))).min()
+
+
+def test_eight_scenes_are_found_by_their_captions_and_the_captions_by_them(scenes, tmp_path):
+    from transformers import BertTokenizerFast
+    images, captions = scenes
+    words = sorted({word for caption in captions for word in caption.split()})
+    (tmp_path / 'vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *words]))
+    BertTokenizerFast.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
+    torch.manual_seed(0)
+    model = MODELS.build(dict(
+        type='Blip2Representation', vision=VISION['vit'], frozen=(), embed_dim=WIDTH,
+        qformer=dict(type='QFormer', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, num_query=4,
+                     dropout=0., vocab_size=len(words) + 6),
+        tokenizer=dict(type='BertTokenizer', path=str(tmp_path)),
+        data_preprocessor=dict(type='mmblip2.ImageTextPreprocessor', image_size=SIDE)))
+    samples = [DataSample(text=caption, image_id=i) for i, caption in enumerate(captions)]
+    assert min(map(margin, score(model, images, captions))) < 0
+
+    def is_done(losses):  # the losses see a few of the 64 pairs, so they only say when it is worth looking at all
+        if losses['loss_itc'] > 1. or losses['loss_itm'] > 0.1:
+            return False
+        itc, itm = score(model, images, captions)
+        return margin(itc) > 0.05 and margin(itm) > 1.
+
+    fit(model, dict(inputs=images, data_samples=samples), is_done)
+    for scores in score(model, images, captions):
+        own = [[i] for i in range(8)]
+        assert retrieval_recall(scores, own, [1]) == retrieval_recall(scores.T, own, [1]) == {1: 100.}
+    flipped = score(model, images[::-1], captions)[0]
+    assert retrieval_recall(flipped, [[i] for i in range(8)], [1])[1] == 0
