@@ -1,7 +1,6 @@
 """One short progress line."""
 from datetime import timedelta
 
-import torch
 from mmengine.runner import LogProcessor
 
 from ..registry import LOG_PROCESSORS

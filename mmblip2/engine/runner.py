@@ -277,6 +277,7 @@ class Runner(_Runner):
         for path in io.find_checkpoints(self.work_dir):
             try:
                 checkpoint = io.read_checkpoint(path)
+                _check_resumable(checkpoint, path)
             except CheckpointError as error:
                 broken.append(str(error))
                 self.logger.warning(f'passed over: {error}')
@@ -286,6 +287,10 @@ class Runner(_Runner):
         if broken:
             raise CheckpointError(f'--resume: no whole checkpoint in {self.work_dir}: ' + '; '.join(broken) +
                                   '. Remove these files to start again')
+        pointer = Path(self.work_dir, 'last_checkpoint')
+        if pointer.is_file():
+            raise CheckpointError(f'--resume: {pointer} names {pointer.read_text().strip()!r}, which is not there, nor '
+                                  f'is any other checkpoint: put it back, or remove {pointer.name} to start again')
         self.logger.warning(f'--resume: no checkpoint in {self.work_dir}, starting at iteration 0')
         return False
 
@@ -300,9 +305,7 @@ class Runner(_Runner):
             CheckpointError: It is broken, belongs to another model, or was not written by a training of ours.
         """
         checkpoint = checkpoint or io.read_checkpoint(filename)
-        if checkpoint['format'] != io.FORMAT or 'optimizer' not in checkpoint:
-            raise CheckpointError(f'{filename} holds weights only, it cannot be resumed: use load_from '
-                                  'instead')
+        _check_resumable(checkpoint, filename)
         meta = checkpoint['meta']
         report = io.load_strict(self.bare_model, checkpoint, filename, adapt=False)
         self._train_loop._epoch = meta['epoch']
@@ -397,6 +400,11 @@ class Runner(_Runner):
             hub.log_scalars[key] = HistoryBuffer(values, counts, max_length=_HISTORY)
         for key, value in saved['runtime_info'].items():
             hub.update_info(key, value)
+
+
+def _check_resumable(checkpoint, path):
+    if checkpoint['format'] != io.FORMAT or 'optimizer' not in checkpoint:
+        raise CheckpointError(f'{path} holds weights only, it cannot be resumed: use load_from instead')
 
 
 def with_ends(schedulers, max_epochs, max_iters):

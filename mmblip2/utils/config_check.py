@@ -21,6 +21,9 @@ _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_sche
                   'finite_loss', 'history', 'preempt')
 _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
                   'worker_init_fn')
+_BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow',
+                     'ClearMLVisBackend': 'clearml', 'NeptuneVisBackend': 'neptune', 'DVCLiveVisBackend': 'dvclive',
+                     'AimVisBackend': 'aim'}
 _RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
                       'sampler', 'optim_wrapper_cfg'}
@@ -191,6 +194,9 @@ class _Checker:
                 self.item(cfg.visualizer, 'visualizer', root.VISUALIZERS)
                 for path, item in _each(cfg.visualizer.get('vis_backends'), 'visualizer.vis_backends'):
                     self.item(item, path, root.VISBACKENDS)
+                    package = _BACKEND_PACKAGES.get(item.get('type'))
+                    if package is not None and find_spec(package) is None:
+                        self.add(path, f'{item["type"]} needs the package {package}: pip install {package}')
             if isinstance(get('log_processor'), dict):
                 self.item({'type': 'LogProcessor', **cfg.log_processor}, 'log_processor', root.LOG_PROCESSORS)
             self.image_sizes()

@@ -187,3 +187,24 @@ def test_what_decays_in_stage_1(tiny_parts):
     assert {'qformer.queries', 'qformer.word_embeddings.weight', 'itc_head.vision_proj.weight'} <= decayed[True]
     assert {'itc_head.temperature', 'qformer.layers.0.attention_norm.weight', 'vision_norm.weight'} <= decayed[False]
     assert not any(name.endswith('bias') for name in decayed[True])
+
+
+def test_accumulation_synchronizes_at_the_end_of_each_window_only():
+    from contextlib import contextmanager
+    silent = []
+
+    class Wrapped(Net):
+        @contextmanager
+        def no_sync(self):
+            silent.append(step)
+            yield
+
+    model = Wrapped()
+    wrapper = AutocastOptimWrapper(dtype='float32', accumulative_counts=3,
+                                   optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    wrapper.initialize_count_status(model, 0, 6)
+    for step in range(6):
+        with wrapper.optim_context(model):
+            loss = model.head.weight.sum()
+        wrapper.update_params(loss)
+    assert silent == [0, 1, 3, 4]

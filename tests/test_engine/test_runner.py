@@ -137,6 +137,25 @@ def test_resume_with_broken_files_only_does_not_start_from_scratch(tmp_path):
         run(tmp_path, resume=True)
 
 
+def test_resume_passes_over_files_of_other_programs(tmp_path, capsys):
+    run(tmp_path, max_iters=4)
+    torch.save(dict(state_dict=dict(w=torch.ones(1))), tmp_path / 'iter_9.pth')
+    (tmp_path / 'iter_8.pth.123.part').write_bytes(b'a save that was cut off')
+    capsys.readouterr()
+    assert run(tmp_path, max_iters=6, resume=True).iter == 6
+    out = capsys.readouterr().out
+    assert f'passed over: {tmp_path / "iter_9.pth"} holds weights only' in out and 'iter_4.pth at iteration 4' in out
+
+
+def test_resume_without_the_files_of_an_earlier_run_does_not_start_from_scratch(tmp_path):
+    (tmp_path / 'last_checkpoint').write_text('/gone/iter_4.pth')
+    with pytest.raises(CheckpointError, match="names '/gone/iter_4.pth', which is not there.*remove last_checkpoint"):
+        run(tmp_path, resume=True)
+    run(tmp_path / 'other', max_iters=4)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'other' / 'iter_4.pth'))  # moved, and the pointer with it
+    assert run(tmp_path, max_iters=6, resume=True).iter == 6
+
+
 def test_resume_without_any_checkpoint_says_so(tmp_path, capsys):
     run(tmp_path, max_iters=1, resume=True)
     assert 'no checkpoint in' in capsys.readouterr().out
@@ -269,7 +288,7 @@ def test_console_has_at_most_sixteen_lines_before_the_first_iteration(tmp_path, 
     assert 'batch 4 = 4 x 1 processes x 1 accumulated' in text
     assert 'img/s' in lines[first] and 'left 0:00:0' in lines[first] and 'lr ' in lines[first]
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'Config:' in log and 'PyTorch' in log
+    assert 'Config:' in log and '\ntransformers: ' in log
 
 
 def test_missing_launcher_variables_are_named(tmp_path, monkeypatch):
@@ -290,3 +309,12 @@ def test_random_state_round_trip_is_plain(tmp_path):
     drawn = random.random(), np.random.rand(), torch.rand(()).item()
     set_random_state(torch.load(tmp_path / 'state.pth', weights_only=True))
     assert (random.random(), np.random.rand(), torch.rand(()).item()) == drawn
+
+
+def test_the_local_backend_has_every_logged_value(tmp_path):
+    run(tmp_path, max_iters=6, visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    file, = tmp_path.glob('*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row['iter'] for row in rows if 'loss_fit' in row] == [2, 4, 6]
+    assert all(row['samples_per_second'] > 0 for row in rows if 'loss_fit' in row)
+    assert any('toy/mean' in row for row in rows)
