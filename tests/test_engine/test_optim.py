@@ -196,14 +196,14 @@ def test_accumulation_synchronizes_at_the_end_of_each_window_only():
     class Wrapped(Net):
         @contextmanager
         def no_sync(self):
-            silent.append(step)
+            silent.append(wrapper._inner_count)
             yield
 
     model = Wrapped()
     wrapper = AutocastOptimWrapper(dtype='float32', accumulative_counts=3,
                                    optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     wrapper.initialize_count_status(model, 0, 6)
-    for step in range(6):
+    for _ in range(6):
         with wrapper.optim_context(model):
             loss = model.head.weight.sum()
         wrapper.update_params(loss)
