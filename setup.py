@@ -34,7 +34,7 @@ setup(
     install_requires=read_requirements('runtime'),
     extras_require={'tests': tests, 'optional': optional, 'all': tests + optional},
     classifiers=[
-        'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: {version}' for version in ('3', '3.10', '3.11', '3.12', '3.13')),
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     zip_safe=False,

@@ -27,7 +27,7 @@ def machine(tmp_path, monkeypatch):
     """
     class Seen(list):
         failures = errors = install = 0
-        crash = False
+        crash = ''
 
     seen = Seen()
 
@@ -37,7 +37,7 @@ def machine(tmp_path, monkeypatch):
         if command[1] == '-c':
             (home / '.venv').mkdir(exist_ok=True)
             return seen.install
-        if not seen.crash:
+        if seen.crash != 'before the report':
             (home / 'tests.xml').write_text(REPORT.format(failures=seen.failures, errors=seen.errors))
         return 1 if seen.crash or seen.failures or seen.errors else 0
 
@@ -92,7 +92,10 @@ def test_failures_errors_and_crashes_are_no_pass(machine, tmp_path):
     result = tool.check(NEWEST, tmp_path, ['tests'])
     assert (result.passed, result.failed, result.skipped) == (4, 3, 2) and tool.exit_status([result]) == 1
     assert result.outcome == f'failed with exit status 1: {tmp_path / "newest" / "tests.log"}'
-    machine.crash = True  # the report of the run before must not count
+    machine.failures = machine.errors = 0
+    machine.crash = 'after the report'
+    assert tool.exit_status([tool.check(NEWEST, tmp_path, ['tests'])]) == 1
+    machine.crash = 'before the report'  # that of the run before must not count
     result = tool.check(NEWEST, tmp_path, ['tests'])
     assert (result.passed, result.failed) == (0, 0) and tool.exit_status([result]) == 1
     machine.install = 1

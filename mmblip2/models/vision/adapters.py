@@ -226,9 +226,10 @@ class HFVisionEncoder(_TokenEncoder):
             raise ConfigError(f'the vision encoder {model or dict(config)} could not be built: '
                               f'{first_lines(error, 2)}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
-        if encoder.main_input_name != 'pixel_values':
-            raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '
-                              'expected a model that reads pixel_values')
+        reads = getattr(encoder, 'main_input_name', 'pixel_values')  # transformers 4.57: a tower is a plain module
+        if reads != 'pixel_values':
+            raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {reads}, expected a model '
+                              'that reads pixel_values')
         made_for = getattr(encoder.config, 'image_size', None)
         super().__init__(image_size or made_for, model)
         self.module = encoder
