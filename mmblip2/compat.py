@@ -100,6 +100,17 @@ def obey_newer_config(config, folder):
     config.rope_theta = rope['rope_theta']
 
 
+def read_tokenizer(folder):
+    """``AutoTokenizer.from_pretrained``, also for a folder whose class only transformers 5 has a name for."""
+    import transformers
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except ValueError as error:
+        if 'TokenizersBackend' not in str(error):
+            raise
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)  # its tokenizer.json says everything
+
+
 def mismatched_tensors(model, info):
     """Tensors of another shape in a folder of transformers.
 

@@ -1,5 +1,6 @@
 """Folders that one release of transformers wrote and another one reads."""
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import transformers
 
 from mmblip2 import compat
-from mmblip2.compat import mismatched_tensors, obey_newer_config
+from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError
 from mmblip2.models.language import CausalLM
 
@@ -32,6 +33,20 @@ def test_rotary_base_of_transformers_5_is_read_by_every_version(opt_folder, tmp_
     file.write_text(json.dumps(config))
     read = CausalLM(model=str(tmp_path), tokenizer=opt_folder).eval().model
     assert (read(input_ids=ids).logits - written(input_ids=ids).logits).abs().max() > 1e-2, 'the base has no effect'
+
+
+def test_tokenizer_of_transformers_5_is_read_by_every_version(opt_folder, tmp_path):
+    own = read_tokenizer(opt_folder)
+    shutil.copytree(opt_folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / 'tokenizer_config.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), 'tokenizer_class': 'TokenizersBackend'}))
+    text = 'two green stars\n'
+    read = read_tokenizer(str(tmp_path))
+    assert read(text).input_ids == own(text).input_ids and read.eos_token == own.eos_token == '</s>'
+    file.write_text(json.dumps({**json.loads(file.read_text()), 'tokenizer_class': 'NoSuchTokenizer'}))
+    (tmp_path / 'tokenizer.json').unlink()
+    with pytest.raises((ValueError, OSError)):
+        read_tokenizer(str(tmp_path))
 
 
 PLAIN = dict(rope_theta=50., rope_type='default')

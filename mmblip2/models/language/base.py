@@ -10,7 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from mmblip2.compat import mismatched_tensors, obey_newer_config
+from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
 from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
@@ -202,9 +202,8 @@ def token_loss(logits, labels, is_target):
 
 
 def _load_tokenizer(folder):
-    from transformers import AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return read_tokenizer(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f'no tokenizer could be loaded from {folder}: {cannot_read(folder, TOKENIZER_FILES)} '
                           f'({first_lines(error)})') from error
