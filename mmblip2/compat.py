@@ -85,3 +85,62 @@ def import_mmpretrain():
         raise ConfigError(f"a type 'mmpretrain.*' needs mmpretrain, which cannot be imported ({error}): "
                           'pip install mmpretrain') from error
     return mmpretrain
+
+
+def _transformers_version():
+    import transformers
+    return transformers.__version__
+
+
+def obey_newer_config(config, folder):
+    """Let transformers 4.57 read what transformers 5 wrote into a config.json and 4.57 ignores without a word.
+
+    Args:
+        config (PretrainedConfig): As read; changed in place. With transformers 5 it stays as it is.
+        folder (str): Where it is from.
+
+    Raises:
+        ConfigError: It has rotary positions that cannot be said in the words of 4.57.
+    """
+    from .errors import ConfigError
+    version = _transformers_version()
+    if int(version.split('.')[0]) >= 5:
+        return
+    # The output layer is not the embedding (Flan-T5); beside it stands tie_word_embeddings=True, which 4.57 obeys.
+    if getattr(config, 'scale_decoder_outputs', None) is False:
+        config.tie_word_embeddings = False
+    rope = getattr(config, 'rope_parameters', None)
+    if not rope:
+        return
+    if rope.keys() != {'rope_theta', 'rope_type'} or rope['rope_type'] != 'default':
+        raise ConfigError(f'{folder} was written by transformers 5, and transformers {version} cannot '
+                          f'read its rope_parameters {rope}: install transformers>=5, or take the folder as published')
+    config.rope_theta = rope['rope_theta']
+
+
+def read_tokenizer(folder):
+    """``AutoTokenizer.from_pretrained``, also for a folder whose class only transformers 5 has a name for."""
+    import transformers
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder)
+    except ValueError as error:
+        if 'TokenizersBackend' not in str(error):
+            raise
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)  # its tokenizer.json says everything
+
+
+def mismatched_tensors(model, info):
+    """Tensors of another shape in a folder of transformers.
+
+    Args:
+        model (nn.Module): What ``from_pretrained`` built.
+        info (dict): Its ``output_loading_info``.
+
+    Returns:
+        list[tuple[str, str, str]]: Sorted names, with the shapes in the file and in the model; transformers 4.57 does
+        not tell the shape in the file.
+    """
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = [(entry, 'another shape', shapes.get(entry, 'another')) if isinstance(entry, str) else
+             (entry[0], tuple(entry[1]), tuple(entry[2])) for entry in info['mismatched_keys']]
+    return sorted((key, str(in_file), str(in_model)) for key, in_file, in_model in found)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..compat import read_tokenizer
 from ..errors import ConfigError
 
 _BUILT_WITHOUT = ('weights', 'bert')  # arguments that name files; None does without
@@ -107,8 +108,7 @@ def _vocabulary(cfg, node):
         return cfg['config']['vocab_size']
     folder = node.get('tokenizer')
     if isinstance(folder, str) and Path(folder, 'tokenizer.json').is_file():
-        from transformers import AutoTokenizer
-        return len(AutoTokenizer.from_pretrained(folder))
+        return len(read_tokenizer(folder))
     raise ConfigError(f'the vocabulary size of {cfg["type"]} is unknown: config has no vocab_size, and there is no '
                       f'tokenizer in {folder}')
 

@@ -10,6 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
 from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
@@ -202,9 +203,8 @@ def token_loss(logits, labels, is_target):
 
 
 def _load_tokenizer(folder):
-    from transformers import AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return read_tokenizer(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f'no tokenizer could be loaded from {folder}: {cannot_read(folder, TOKENIZER_FILES)} '
                           f'({first_lines(error)})') from error
@@ -220,6 +220,7 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
         _check_family(auto_class, config, f'the language model {folder}')
+        obey_newer_config(config, f'the language model {folder}')
         with _no_progress_bar():
             # Tensors of another shape are refused below, with their names.
             model, info = getattr(transformers, auto_class).from_pretrained(
@@ -245,9 +246,9 @@ def _check_loaded(model, info, folder):
     """Refuse a model of which the folder filled only a part, or not all of the folder."""
     name = type(model).__name__
     if info['mismatched_keys']:
-        key, in_file, in_model = sorted(info['mismatched_keys'])[0]
+        key, in_file, in_model = mismatched_tensors(model, info)[0]
         raise ConfigError(f'the language model {folder} has {len(info["mismatched_keys"])} tensors of another shape '
-                          f'than {name}, first {key}: {tuple(in_file)} in the file, {tuple(in_model)} in the model. '
+                          f'than {name}, first {key}: {in_file} in the file, {in_model} in the model. '
                           'Take the sizes out of config, or set them to those of the folder')
     if info['missing_keys']:
         raise ConfigError(f'the language model {folder} lacks {len(info["missing_keys"])} tensors of {name}, first '

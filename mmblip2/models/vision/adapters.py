@@ -281,9 +281,10 @@ class HFVisionEncoder(_TokenEncoder):
                 gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
             raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: {gist}') from error
         encoder = getattr(encoder, 'vision_model', encoder)
-        if encoder.main_input_name != 'pixel_values':
-            raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {encoder.main_input_name}, '
-                              'expected a model that reads pixel_values')
+        reads = getattr(encoder, 'main_input_name', 'pixel_values')  # transformers 4.57: a tower is a plain module
+        if reads != 'pixel_values':
+            raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {reads}, expected a model '
+                              'that reads pixel_values')
         made_for = getattr(encoder.config, 'image_size', None)
         patch = getattr(encoder.config, 'patch_size', None)
         if isinstance(patch, int) and image_size not in (None, made_for) and image_size % patch:

@@ -289,8 +289,9 @@ def test_a_checkpoint_with_another_number_of_layers_is_an_error(folder, opt, tmp
 
 def test_a_folder_with_other_widths_names_a_tensor_and_both_shapes(folder, opt, tmp_path):
     opt.model.save_pretrained(tmp_path)
+    in_file = r'\(64,\)' if int(transformers.__version__.split('.')[0]) >= 5 else 'another shape'  # 4.57 hides it
     with pytest.raises(ConfigError, match=r'has 6 tensors of another shape than OPTForCausalLM, first '
-                                          r'model.decoder.layers.0.fc1.bias: \(64,\) in the file, \(48,\) in the '
+                                          rf'model.decoder.layers.0.fc1.bias: {in_file} in the file, \(48,\) in the '
                                           'model. Take the sizes out of config'):
         CausalLM(model=str(tmp_path), config=dict(ffn_dim=48), tokenizer=folder)
 
@@ -309,7 +310,7 @@ def test_a_folder_of_the_other_family_names_the_right_adapter(folder, opt, tmp_p
 
 def test_a_folder_without_a_model_says_what_it_holds(folder):
     with pytest.raises(ConfigError, match=r'expected config.json and model.safetensors .* in that folder, which holds '
-                                          'tokenizer.json, tokenizer_config.json'):
+                                          '.*tokenizer.json, tokenizer_config.json'):
         CausalLM(model=folder)
 
 

@@ -1,4 +1,6 @@
 """Seq2SeqLM (T5): the encoder reads prefix and prompt, the decoder's targets end with </s>."""
+import json
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -191,10 +193,19 @@ def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
         Seq2SeqLM(config=dict(model_type='opt'), tokenizer=folder)
 
 
-def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silence(folder, prefix, tmp_path):
-    """Flan-T5's output layer is not its embedding."""
+@pytest.mark.parametrize('written', [dict(tie_word_embeddings=False),
+                                     dict(tie_word_embeddings=True, scale_decoder_outputs=False)])
+def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silence(folder, prefix, tmp_path, written):
+    """Flan-T5's output layer is not its embedding.
+
+    ``written`` is how Flan-T5's config.json says it, and how transformers 5 does.
+    """
     lm = build(folder, FLAN)
     lm.model.save_pretrained(tmp_path / 'flan')
+    file = tmp_path / 'flan' / 'config.json'
+    config = json.loads(file.read_text())
+    config.pop('scale_decoder_outputs', None)
+    file.write_text(json.dumps({**config, **written}))
     loaded = Seq2SeqLM(model=str(tmp_path / 'flan'), tokenizer=folder).eval()
     torch.testing.assert_close(loaded.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
 
