@@ -47,7 +47,7 @@ COMBINATIONS = (
 )
 
 # Run by the interpreter that is to be checked, with the folder of bootstrap.py and the home of the environment.
-INSTALL = """
+INSTALL = '''
 import os, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import bootstrap
@@ -55,12 +55,12 @@ try:
     bootstrap.Environment(pathlib.Path(sys.argv[2]), bootstrap.CHECKOUT, os.environ).ensure()
 except bootstrap.BootstrapError as error:
     sys.exit(f'error: {error}')
-"""
+'''
 # Run by the environment's Python.
-VERSIONS = """
+VERSIONS = '''
 import importlib.metadata, json, platform, sys
 print(json.dumps({'python': platform.python_version(), **{n: importlib.metadata.version(n) for n in sys.argv[1:]}}))
-"""
+'''
 
 
 @dataclasses.dataclass
