@@ -89,7 +89,10 @@ class Runner(_Runner):
                                   'environment: start it with tools/dist_train.sh (torchrun), or use '
                                   '--launcher none')
             os.environ.setdefault('LOCAL_RANK', '0')
-            dist.init_process_group('gloo')
+            dist.init_process_group('gloo', **_store_after_restart(self._launcher))
+        elif self.distributed and not dist.is_initialized():
+            fresh = _store_after_restart(self._launcher)
+            env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), **fresh}} if fresh else env_cfg
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs):
@@ -400,6 +403,19 @@ class Runner(_Runner):
             hub.log_scalars[key] = HistoryBuffer(values, counts, max_length=_HISTORY)
         for key, value in saved['runtime_info'].items():
             hub.update_info(key, value)
+
+
+def _store_after_restart(launcher):
+    """Arguments of ``init_process_group`` for workers that torchrun has started again, else none.
+
+    Their store still has the addresses of the workers before them, and whoever reads one of these finds nobody.
+    """
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if launcher != 'pytorch' or restarts == '0':
+        return {}
+    from torch.distributed.rendezvous import rendezvous
+    store, rank, world_size = next(rendezvous('env://'))
+    return dict(store=dist.PrefixStore(f'restart_{restarts}', store), rank=rank, world_size=world_size)
 
 
 def _check_resumable(checkpoint, path):
