@@ -413,9 +413,10 @@ def _store_after_restart(launcher):
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     if launcher != 'pytorch' or restarts == '0':
         return {}
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
     store, rank, world_size = next(rendezvous('env://'))
-    return dict(store=dist.PrefixStore(f'restart_{restarts}', store), rank=rank, world_size=world_size)
+    return dict(store=PrefixStore(f'restart_{restarts}', store), rank=rank, world_size=world_size)
 
 
 def _check_resumable(checkpoint, path):
