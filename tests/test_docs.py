@@ -115,7 +115,8 @@ def test_parts_from_outside_are_used(project):
     metrics = json.loads((folder / 'work_dirs/one_token/metrics.json').read_text())
     assert 0 <= metrics['words/known'] <= 100
     assert len(json.loads((folder / 'work_dirs/one_token/predictions/words.json').read_text())) == 8
-    code = ('from mmblip2 import get_model\n'
+    code = ('import my_project.parts\n'
+            'from mmblip2 import get_model\n'
             'model = get_model("work_dirs/one_token")\n'
             'import torch\n'
             'print(type(model).__name__, tuple(model.visual_prefix(torch.zeros(1, 3, 224, 224), [None]).shape))')

@@ -1,13 +1,14 @@
 """Use a trained model on images of one's own, with the result keys of mmpretrain."""
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from mmblip2.errors import CheckpointError, ConfigError, DataError
+from mmblip2.errors import ConfigError, DataError
+
+from .trust import config_inside
 
 ImageLike = str | Path | Image.Image
 
@@ -27,7 +28,7 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
     Raises:
         ConfigError: A config without ``pretrained``, or no such config.
         CheckpointError: The checkpoint does not fit, a frozen part is missing or another one, or the config inside
-            names code by its path (a file may not choose what is run).
+            names what is not registered (a file may not choose what is run).
     """
     from mmengine.config import Config
     from mmengine.registry import DefaultScope
@@ -45,7 +46,7 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
         pretrained = str(model)
         checkpoint = io.read_checkpoint(model)
-        cfg = _config_inside(checkpoint['meta'], model)
+        cfg = config_inside(checkpoint['meta'], model)
     else:
         cfg = model if isinstance(model, Config) else load_config(model)
         if pretrained is None:
@@ -55,37 +56,6 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
     io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).log_notes()
     built._config = cfg
     return built.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
-
-
-def _config_inside(meta, path):
-    """The config that a checkpoint carries, without what could run code that nobody here has chosen."""
-    from mmengine.config import Config
-    found, by_hand = meta.get('config'), f'call get_model(CONFIG, pretrained={str(path)!r})'
-    if not isinstance(found, dict) or not isinstance(found.get('model'), dict):
-        raise CheckpointError(f'{path} has no config inside: {by_hand}')
-    named = _dotted_types(found['model'], 'model') + _dotted_types(found.get('test_dataloader'), 'test_dataloader')
-    if named:
-        raise CheckpointError(f'the config inside {path} names code by its path ({named[0]}), and a file may not '
-                              f'choose what is run: {by_hand} with the config you trust, here '
-                              f'{meta.get("cfg_filename")!r}')
-    for name in (found.get('custom_imports') or {}).get('imports', ()):
-        try:
-            import_module(name)
-        except ImportError as error:
-            raise CheckpointError(f'{path} needs the module {name} of its custom_imports ({error}): put the folder '
-                                  'that holds it on PYTHONPATH') from error
-    return Config(found)
-
-
-def _dotted_types(node, path) -> list[str]:
-    """'path.type=...' of what is looked up by its import path and not in our registry."""
-    if isinstance(node, (list, tuple)):
-        return [found for i, item in enumerate(node) for found in _dotted_types(item, f'{path}[{i}]')]
-    if not isinstance(node, dict):
-        return []
-    name = node.get('type')
-    here = [f'{path}.type={name!r}'] if isinstance(name, str) and '.' in name.removeprefix('mmblip2.') else []
-    return here + [found for key, item in node.items() for found in _dotted_types(item, f'{path}.{key}')]
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
 """inference_model on tiny models trained for one step and written by the real Runner."""
+import re
+import sys
+
 import pytest
 from mmengine.config import Config
 from PIL import Image
@@ -109,26 +112,49 @@ def with_config(path, **changes):
     return path
 
 
-def test_a_checkpoint_may_not_choose_what_is_run(tmp_path, tiny_parts):
+@pytest.fixture
+def caption_file(tmp_path, tiny_parts):
     tiny_parts.pop('tokenizer')
     tiny_parts['qformer'].pop('vocab_size')
-    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
-    touched = tmp_path / 'touched'
-    vision = dict(type='FeatureMapEncoder', module=dict(type='pathlib.Path.touch', self=str(touched)))
-    with pytest.raises(CheckpointError, match=r"names code by its path \(model.vision.module.type='pathlib.Path.touch'"
-                                              r'\).*call get_model\(CONFIG, pretrained='):
-        get_model(with_config(path, model=generation(dict(tiny_parts, vision=vision))))
-    assert not touched.exists()
-    with pytest.raises(CheckpointError, match=r"test_dataloader.dataset.pipeline\[0\].type='os.system'"):
-        get_model(with_config(path, model=generation(tiny_parts), test_dataloader=dict(
-            dataset=dict(pipeline=[dict(type='os.system')]))))
+    return write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
+
+
+@pytest.mark.parametrize('part, name', [
+    (dict(vision=dict(type='FeatureMapEncoder', module=dict(type='pathlib.Path.touch', self='ran'))),
+     r"model.vision.module.type='pathlib.Path.touch'"),
+    (dict(vision=dict(type='evil_module')), "model.vision.type='evil_module'"),
+    (dict(vision=dict(type='MMPretrainBackbone', backbone='ResNet', act_cfg=dict(type='evil_module'))),
+     "model.vision.act_cfg.type='evil_module'"),
+    (dict(qformer=dict(type='QFormer', _scope_='evil_module')), "model.qformer._scope_='evil_module'"),
+    (dict(language_model=dict(type='CausalLM', model='folder', config=dict(trust_remote_code=True))),
+     'model.language_model.config.trust_remote_code=True'),
+    (dict(generation=dict(custom_generate='folder', trust_remote_code=True)),
+     'model.generation.trust_remote_code=True'),
+])
+def test_a_checkpoint_may_not_choose_what_is_run(caption_file, tmp_path, monkeypatch, part, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'evil_module.py').write_text('open("ran", "w")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = {**generation({}), **part}
+    with pytest.raises(CheckpointError, match=re.escape(f'has {name}, which could run') + r'.*call get_model\(CONFIG'):
+        get_model(with_config(caption_file, model=model))
+    assert not (tmp_path / 'ran').exists() and 'evil_module' not in sys.modules
+
+
+def test_a_checkpoint_may_not_choose_transforms_either(caption_file):
+    with pytest.raises(CheckpointError, match=r"pipeline\[0\].type='os.system'"):
+        get_model(with_config(caption_file, test_dataloader=dict(dataset=dict(pipeline=[dict(type='os.system')]))))
     with pytest.raises(CheckpointError, match='has no config inside'):
-        get_model(with_config(path, model='import os'))
+        get_model(with_config(caption_file, model='import os'))
 
 
-def test_a_checkpoint_names_the_outside_module_it_needs(tmp_path, tiny_parts):
-    tiny_parts.pop('tokenizer')
-    tiny_parts['qformer'].pop('vocab_size')
-    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
-    with pytest.raises(CheckpointError, match='needs the module nowhere.parts of its custom_imports .*PYTHONPATH'):
-        get_model(with_config(path, custom_imports=dict(imports=['nowhere.parts'])))
+def test_a_checkpoint_imports_nothing_by_itself(caption_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'my_parts.py').write_text('open("ran", "w")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with_config(caption_file, custom_imports=dict(imports=['my_parts']))
+    with pytest.raises(CheckpointError, match='needs the module my_parts of its custom_imports.*import my_parts bef'):
+        get_model(caption_file)
+    assert not (tmp_path / 'ran').exists()
+    monkeypatch.setitem(sys.modules, 'my_parts', sys)  # imported by the caller
+    assert get_model(caption_file) is not None
