@@ -73,9 +73,9 @@ class Step(NamedTuple):
 WAVES = (
     (Step('data', 'data', 'dataset_converters/make_shapes.py', (20, 4)),),
     (Step('tokenizers', 'tokenizers', 'dataset_converters/train_tokenizers.py', (5, 3), needs=('data',)),),
+    (Step('language_model', 'train', 'train.py', (75, 15), 'language_model', ('tokenizers',)),),
     (Step('vision_encoder', 'train', 'train.py', (23, 12), 'vision_encoder', ('data',)),),
-    (Step('language_model', 'train', 'train.py', (140, 20), 'language_model', ('tokenizers',)),
-     Step('stage1', 'train', 'train.py', (200, 20), 'stage1', ('vision_encoder',))),
+    (Step('stage1', 'train', 'train.py', (150, 15), 'stage1', ('vision_encoder',)),),
     (Step('stage2', 'train', 'train.py', (66, 15), 'stage2', ('language_model', 'stage1')),),
     (Step('vqa', 'train', 'train.py', (180, 15), 'vqa', ('stage1', 'stage2')),),
     (Step('test_retrieval', 'test', 'test.py', (37, 12), 'stage1', ('stage1',)),

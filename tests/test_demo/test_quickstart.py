@@ -219,7 +219,7 @@ def test_cores_are_shared_by_steps_side_by_side(checkout, home, monkeypatch):
         script.write_text('import os; print("threads", os.environ["OMP_NUM_THREADS"])\n' + script.read_text())
     steps, _ = run(checkout, home)
     assert 'threads 2' in steps.log('test_vqa').read_text()
-    assert 'threads 4' in steps.log('stage2').read_text()
+    assert 'threads 4' in steps.log('stage1').read_text()
 
 
 def test_stop_ends_the_children_of_a_step(tmp_path):
