@@ -106,8 +106,8 @@ def test_a_preempted_torchrun_saves_once_and_goes_on_with_the_same_weights(tmp_p
     after_the_first_checkpoint(tmp_path)
     cut.send_signal(signal.SIGTERM)  # torchrun tells its workers
     output = output_of(cut)
-    assert cut.returncode != 0 and output.count('SIGTERM: saving at iteration') == 1, output[-3000:]
-    stopped = int(output.split('SIGTERM: saving at iteration ')[1].split()[0])
+    assert cut.returncode != 0 and output.count('SIGTERM: saved at iteration') == 1, output[-3000:]
+    stopped = int(output.split('SIGTERM: saved at iteration ')[1].split(',')[0])
     assert (tmp_path / f'iter_{stopped}.pth').is_file() and stopped < 400
     again = torchrun(config, tmp_path)
     output = output_of(again)

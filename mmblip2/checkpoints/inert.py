@@ -10,24 +10,47 @@ from collections import OrderedDict
 
 import torch
 
+
+class RefusedPickle(pickle.UnpicklingError):
+    """The pickle would have called what no checkpoint needs."""
+
+
+class _Sealed:
+    """A function that a pickle may call, and of which it can change nothing."""
+
+    __slots__ = ('_function',)
+
+    def __init__(self, function):
+        self._function = function
+
+    def __call__(self, *args):
+        return self._function(*args)
+
+    def __setstate__(self, state):
+        raise RefusedPickle(f'it changes {self._function.__module__}.{self._function.__name__}')
+
+
+class _Bytes:
+    """The kind of a storage without a type, for ``torch.load``."""
+
+    __slots__ = ()
+    dtype = torch.uint8
+
+
 # What is really called. Everything else is a stand-in.
 _REAL = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('torch', 'Size'): torch.Size,
     ('torch', 'device'): torch.device,
-    ('torch.storage', 'UntypedStorage'): torch.UntypedStorage,
+    ('torch.storage', 'UntypedStorage'): _Bytes(),
     **{('torch', name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
-    **{('torch._utils', name): getattr(torch._utils, name) for name in (
+    **{('torch._utils', name): _Sealed(getattr(torch._utils, name)) for name in (
         '_rebuild_tensor', '_rebuild_tensor_v2', '_rebuild_parameter')},
 }
 # Packages whose objects are made by calls, which do nothing here.
 _INERT_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain', 'mmblip2', 'numpy', 'collections', 'copyreg', 'datetime', 'torch')
 _INERT_NAMES = (('builtins', 'getattr'), ('builtins', 'set'), ('builtins', 'frozenset'), ('_codecs', 'encode'),
                 ('pathlib', 'PosixPath'), ('pathlib', 'PurePosixPath'), ('pathlib', 'WindowsPath'))
-
-
-class RefusedPickle(pickle.UnpicklingError):
-    """The pickle would have called what no checkpoint needs."""
 
 
 class _Kind(type):

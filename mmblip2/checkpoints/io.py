@@ -192,18 +192,21 @@ def _read_torch(path, map_location):
 def find_checkpoints(work_dir):
     """Training checkpoints of a work directory, newest first, also the one that ``last_checkpoint`` names.
 
+    Files with more iterations that are older than the named one are those of an earlier run: they come last.
+
     Returns:
         list[Path]: Only files that exist; they may be broken.
     """
     work_dir = Path(work_dir)
-    found = set()
+    found, named = set(), None
     for pattern in ('iter_*.pth', 'epoch_*.pth'):
         found.update(work_dir.glob(pattern))
     pointer = work_dir / 'last_checkpoint'
     if pointer.is_file():
         target = pointer.read_text().strip()
         if target and Path(target).is_file():
-            found.add(Path(target).resolve())
+            named = Path(target).resolve()
+            found.add(named)
     unique = list({path.resolve(): path for path in found}.values())
     by_name = len({path.name.split('_')[0] for path in unique}) == 1  # all count iterations, or all count epochs
 
@@ -212,7 +215,11 @@ def find_checkpoints(work_dir):
         number = (int(found.group(1)) if found else -1) if by_name else _iterations(path)
         return number, path.stat().st_mtime
 
-    return sorted(unique, key=age, reverse=True)
+    newest_first = sorted(unique, key=age, reverse=True)
+    if named is not None:
+        written = named.stat().st_mtime
+        newest_first.sort(key=lambda path: path.stat().st_mtime < written and age(path)[0] > age(named)[0])
+    return newest_first
 
 
 def _iterations(path):

@@ -4,6 +4,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError
@@ -24,7 +25,8 @@ def turn_on_activation_checkpointing(model, modules):
     Raises:
         ConfigError: A name that no module has.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    names = [name for name, module in model.named_modules()
+             if name and type(module).forward is not nn.Module.forward]  # a list of modules is never called
     chosen = []
     for pattern in [modules] if isinstance(modules, str) else modules:
         found = [name for name in names if fnmatchcase(name, pattern)]

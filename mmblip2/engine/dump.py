@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 
+from ..errors import DataError
 from ..registry import METRICS
 from ..utils.dist import gather_objects
 
@@ -56,6 +57,9 @@ class DumpPredictions(BaseMetric):
             if all('sample_idx' in record for record in records):
                 unique = {record['sample_idx']: record for record in records}
                 records = [unique[index] for index in sorted(unique)]
+                if len(records) != size:
+                    raise DataError(f'DumpPredictions has {len(records)} different sample_idx for {size} samples: '
+                                    'sample_idx must be the index in the whole data set')
             self.out_path.parent.mkdir(parents=True, exist_ok=True)
             if self.out_path.suffix == '.pkl':
                 self.out_path.write_bytes(pickle.dumps(records))

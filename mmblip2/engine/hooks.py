@@ -1,7 +1,9 @@
 """Checkpoints that outlive a crash or a preemption, averaged weights, progress lines, a stop at a loss that is no
 number."""
+import atexit
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -72,7 +74,16 @@ class CheckpointHook(_CheckpointHook):
             raise ConfigError(f'default_hooks.checkpoint.interval ({self.interval}) is no multiple of '
                               f'optim_wrapper.accumulative_counts ({window}): a checkpoint inside the window '
                               f'would lose gradients; use {-(-self.interval // window) * window}')
-        self._preempted = sorted(Path(self.out_dir).glob('iter_*.pth')) if self.by_epoch else []
+        # the file of a preemption goes with the next checkpoint
+        resumed = runner.resumed_from
+        self._preempted = [resumed] if self.by_epoch and resumed and resumed.name.startswith('iter_') else []
+        if self.by_epoch and self.interval > 0 and len(runner.train_dataloader) * self.interval % window:
+            raise ConfigError(f'an epoch has {len(runner.train_dataloader)} iterations, which is no multiple of '
+                              f'optim_wrapper.accumulative_counts ({window}): a checkpoint at its end would lose '
+                              'gradients; change one of them or default_hooks.checkpoint.interval')
+        if is_main_process():
+            for part in Path(self.out_dir).glob('*.pth.*.part'):  # saves that were cut off
+                part.unlink(missing_ok=True)
         self._best = {}
         record = Path(self.out_dir, 'best.json')
         if self.save_best and runner.iter > 0 and record.is_file():
@@ -98,16 +109,25 @@ class CheckpointHook(_CheckpointHook):
             self._preempted = []
 
     def save_now(self, runner):
-        """Save between two iterations, outside of the interval; nothing when that iteration has been saved."""
+        """Save between two iterations, outside of the interval, so that a resume goes on there.
+
+        Returns:
+            bool: Whether there is such a file; not inside an epoch whose sampler cannot seek.
+        """
         position = dict(epoch=runner.epoch, iter=runner.iter)
+        self.save_optimizer = self.save_param_scheduler = True
         if not self.by_epoch:
             if self.last_ckpt != str(Path(self.out_dir, self.filename_tmpl.format(runner.iter))):
                 self._save_checkpoint_with_step(runner, runner.iter, position)
-            return
+            return True
+        loader = runner.train_dataloader
+        if not hasattr(loader.sampler, 'seek') and runner.iter % len(loader):
+            return False
         path = Path(self.out_dir, f'iter_{runner.iter}.pth')
         runner.save_checkpoint(self.out_dir, path.name, meta=position)
         if is_main_process():
             _write_text(Path(runner.work_dir, 'last_checkpoint'), str(path))
+        return True
 
     def _save_best_checkpoint(self, runner, metrics):
         if not self.save_best:
@@ -119,7 +139,9 @@ class CheckpointHook(_CheckpointHook):
                 raise ConfigError(f'default_hooks.checkpoint.save_best is {key!r}, which val_evaluator does '
                                   f'not produce; it gives {", ".join(metrics)}')
             score, before = metrics[key], self._best.get(key)
-            if score is None or before is not None and not self.rule_map[rule](score, before['score']):
+            if score is None or not math.isfinite(score):
+                continue
+            if before is not None and not self.rule_map[rule](score, before['score']):
                 continue
             step = runner.epoch if self.by_epoch else runner.iter
             path = Path(self.out_dir, f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_'))
@@ -206,20 +228,25 @@ class FiniteLossHook(Hook):
         losses = {key: float(value.detach()) for key, value in outputs.items() if 'loss' in key}
         if all(map(math.isfinite, losses.values())):
             return
-        batch = data_batch if isinstance(data_batch, dict) else {}
-        samples = batch.get('data_samples', [])
-        names = [{key: getattr(sample, key, None) for key in ('sample_idx', 'img_path')}
-                 for sample in samples]
-        path = Path(runner.work_dir, f'nonfinite_batch_rank{runner.rank}.json')
-        path.write_text(json.dumps(dict(iter=runner.iter + 1, losses={k: str(v) for k, v in losses.items()},
-                                        samples=names), indent=2))
-        write_checkpoint(dict(inputs=[image.cpu() for image in batch.get('inputs', [])],
-                              samples=[_plain_fields(sample) for sample in samples]), path.with_suffix('.pth'))
         text = ', '.join(f'{key} {value}' for key, value in losses.items())
-        raise FloatingPointError(f'the loss is not finite at iteration {runner.iter + 1} ({text}); its '
-                                 f'samples are listed in {path}, the batch is in {path.stem}.pth. Lower '
+        path = Path(runner.work_dir, f'nonfinite_batch_rank{runner.rank}.json')
+        try:
+            self._write(path, runner.iter + 1, losses, data_batch if isinstance(data_batch, dict) else {})
+            where = f'its samples are listed in {path}, the batch is in {path.stem}.pth'
+        except Exception as error:  # the loss matters more than the report
+            where = f'its samples could not be written ({error})'
+        raise FloatingPointError(f'the loss is not finite at iteration {runner.iter + 1} ({text}); {where}. Lower '
                                  'optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad, or look at these samples; '
                                  'the last checkpoint is from before')
+
+    @staticmethod
+    def _write(path, iteration, losses, batch):
+        samples = batch.get('data_samples', [])
+        names = [{key: getattr(sample, key, None) for key in ('sample_idx', 'img_path')} for sample in samples]
+        path.write_text(json.dumps(dict(iter=iteration, losses={k: str(v) for k, v in losses.items()}, samples=names),
+                                   indent=2, default=str))
+        write_checkpoint(dict(inputs=[image.cpu() for image in batch.get('inputs', [])],
+                              samples=[_plain_fields(sample) for sample in samples]), path.with_suffix('.pth'))
 
 
 @HOOKS.register_module()
@@ -251,7 +278,8 @@ class ValidationLeft(Exception):
 
 @HOOKS.register_module()
 class PreemptHook(Hook):
-    """On SIGTERM (a cluster takes its machine back) save, and exit with 143; a second one ends the process at once.
+    """On SIGTERM (a cluster takes its machine back) save, and exit with 143; one more, ten seconds later, ends the
+    process at once.
 
     All processes stop after the same iteration, whichever was told; with accumulation, after one that ends a window.
     ``--resume`` goes on there.
@@ -265,6 +293,7 @@ class PreemptHook(Hook):
     def __init__(self, interval=10):
         self.interval = interval
         self.told = False
+        self._told_at = 0.
         self._before = None
 
     def before_train(self, runner):
@@ -277,8 +306,11 @@ class PreemptHook(Hook):
             self._before = None
 
     def _tell(self, number, frame):
+        if self.told and time.monotonic() - self._told_at > 10:  # the cluster and torchrun both tell within seconds
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        self._told_at = self._told_at if self.told else time.monotonic()
         self.told = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.told and runner.world_size == 1:  # with several processes, after the validation
@@ -301,37 +333,48 @@ class PreemptHook(Hook):
         Raises:
             SystemExit: 143.
         """
-        runner.logger.warning(f'SIGTERM: saving at iteration {runner.iter} and ending with exit status 143; --resume '
-                              'goes on from there')
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
-                hook.save_now(runner)
+        saved = [hook.save_now(runner) for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+        runner.logger.warning(f'SIGTERM: saved at iteration {runner.iter}, ending with exit status 143; --resume goes '
+                              'on from there' if any(saved) else
+                              f'SIGTERM: ending with exit status 143; nothing is saved at iteration {runner.iter}, for '
+                              'want of a checkpoint hook or of a sampler that can seek (SeekableSampler)')
         self.after_train(runner)
         sys.exit(143)
 
 
-class OutlastsTerm:
-    """``worker_init_fn`` of data loaders: a worker goes on for a while after a SIGTERM.
+class _IgnoresTerm:
+    """``worker_init_fn`` of a worker that SIGTERM does not end, after the one there was."""
 
-    Clusters send the signal to all processes; without its workers the training could not reach the iteration after
-    which it saves.
-
-    Args:
-        init (Callable | None): The ``worker_init_fn`` to call first.
-        seconds (int): How long the worker lives on.
-    """
-
-    def __init__(self, init=None, seconds=60):
-        self.init, self.seconds = init, seconds
+    def __init__(self, init=None):
+        self.init = init
 
     def __call__(self, worker_id):
         if self.init is not None:
             self.init(worker_id)
-        signal.signal(signal.SIGTERM, self._wait)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def _wait(self, number, frame):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.alarm(self.seconds)
+
+def outlasts_term(loader):
+    """Let the workers of a data loader live on after a SIGTERM, until their training is through.
+
+    Clusters send the signal to all processes; without its workers the training could not reach the iteration after
+    which it saves. What Python does at its own end, a SIGTERM to each worker and waiting, would wait for ever then, so
+    they are killed before. Workers of a process that was killed itself end by torch's watchdog, within seconds.
+
+    Args:
+        loader (DataLoader): With workers; changed in place.
+    """
+    loader.worker_init_fn = _IgnoresTerm(loader.worker_init_fn)
+    atexit.unregister(_kill_workers)
+    atexit.register(_kill_workers)
+
+
+def _kill_workers():
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    if children and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report a worker that died
+    for child in children:
+        child.kill()
 
 
 @HOOKS.register_module()
@@ -378,7 +421,8 @@ class EMAHook(Hook):
 
     @torch.no_grad()
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if (runner.iter + 1) % getattr(runner.optim_wrapper, '_accumulative_counts', 1):
+        if (runner.iter + 1) % getattr(runner.optim_wrapper, '_accumulative_counts', 1) and (
+                runner.iter + 1 < runner.max_iters):
             return
         trained = self._trained(runner)
         weight = 1. if runner.iter < self.begin_iter else self.momentum
@@ -399,6 +443,8 @@ class EMAHook(Hook):
     def after_val_epoch(self, runner, metrics=None):
         if self._swapped:
             self._swap(runner)
+
+    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
 
     def before_save_checkpoint(self, runner, checkpoint):
         trained = self._trained(runner)

@@ -65,15 +65,20 @@ class SeekIterLoop(BaseLoop):
         batches = iter(self.dataloader)  # draws a random number, so before the state is put back
         runner.call_hook('before_train_epoch')
         runner.restore_random_state()
+        if runner.resumed_from:
+            self._validate_if_due()  # the checkpoint was written before that validation
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(self._next(batches))
-            due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
-            if runner.val_loop is not None and self._iter >= self.val_begin and due:
-                runner.val_loop.run()
+            self._validate_if_due()
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
+
+    def _validate_if_due(self):
+        due = self._iter % self.val_interval == 0 or self._iter == self._max_iters
+        if self.runner.val_loop is not None and self._iter >= max(self.val_begin, 1) and due:
+            self.runner.val_loop.run()
 
     def _next(self, batches):
         try:

@@ -18,13 +18,22 @@ class EpochBasedTrainLoop(_EpochBasedTrainLoop):
         ConfigError: A checkpoint from inside an epoch, and a sampler that cannot seek.
     """
 
+    def run(self):
+        """Train to the end; after a resume the validation that was due comes first."""
+        val_loop = self.runner.val_loop
+        if (self.runner.resumed_from and val_loop is not None and self._epoch >= max(self.val_begin, 1)
+                and self._iter == self._epoch * len(self.dataloader)
+                and (self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs)):
+            val_loop.run()
+        return super().run()
+
     def run_epoch(self):
         """Train to the end of the epoch."""
         runner = self.runner
         runner.call_hook('before_train_epoch')
         runner.model.train()
         done = self._iter - self._epoch * len(self.dataloader)
-        if done:
+        if 0 < done < len(self.dataloader):
             self._seek(done)
         with random_state_kept():  # the iterator draws a seed, but only when it is made: not in every epoch
             batches = iter(self.dataloader if done < len(self.dataloader) else ())

@@ -24,7 +24,8 @@ from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
-from .hooks import EMAHook, OutlastsTerm, PreemptHook, ValidationLeft
+from .hooks import EMAHook, PreemptHook, ValidationLeft, outlasts_term
+from .loops import EpochBasedTrainLoop
 from .random_state import get_random_state, random_state_kept, set_random_state
 
 _HISTORY = 1000
@@ -57,6 +58,7 @@ class Runner(_Runner):
     def __init__(self, *args, **kwargs):
         self._random_state = None
         self._for_test = False
+        self.resumed_from: Path | None = None
         self._val_dataloader: Any = None
         self._test_dataloader: Any = None
         super().__init__(*args, **kwargs)
@@ -143,7 +145,7 @@ class Runner(_Runner):
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
         loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if loader.num_workers:
-            loader.worker_init_fn = OutlastsTerm(loader.worker_init_fn)
+            outlasts_term(loader)
         return loader
 
     @property
@@ -182,7 +184,9 @@ class Runner(_Runner):
         in_order = isinstance(sampler, dict) and sampler.get('type') == 'DefaultSampler' and not sampler.get(
             'shuffle', True)
         configs = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
-        kinds = [METRICS.get(config['type']) if isinstance(config, dict) else type(config) for config in configs]
+        if not all(isinstance(config, dict) and isinstance(config.get('type'), str) for config in configs):
+            return loader
+        kinds = [METRICS.get(config['type']) for config in configs]
         if not in_order or 'batch_size' not in loader or not all(
                 getattr(kind, 'gathers_by_index', False) for kind in kinds):
             return loader
@@ -310,6 +314,7 @@ class Runner(_Runner):
         checkpoint = checkpoint or io.read_checkpoint(filename)
         _check_resumable(checkpoint, filename)
         meta = checkpoint['meta']
+        meta = {**meta, **self._position(meta, filename)}
         report = io.load_strict(self.bare_model, checkpoint, filename, adapt=False)
         self._train_loop._epoch = meta['epoch']
         self._train_loop._iter = meta['iter']
@@ -337,8 +342,33 @@ class Runner(_Runner):
                                   "dict(type='EMAHook') into custom_hooks, or start a new run with load_from")
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
+        self.resumed_from = Path(filename)
         self.logger.info(f'resumed from {filename} at iteration {meta["iter"]} ({len(report.matched)} '
                          'tensors)')
+
+    def _position(self, meta, filename):
+        """Epoch and iteration to go on at, when an iteration has another number of samples now than it had.
+
+        Raises:
+            CheckpointError: The checkpoint is from inside an epoch, whose iterations cannot be told apart then.
+        """
+        before, now = meta.get('samples_per_iter'), self._samples_per_iter()
+        by_epoch = isinstance(self._train_loop, EpochBasedTrainLoop)
+        if before in (None, now):
+            return {}
+        if not by_epoch:
+            self.logger.warning(f'{filename}: an iteration had {before} samples, now it has {now}: the position in '
+                                'the data is counted in iterations, so some samples come again or are left out')
+            return {}
+        if meta.get('iters_in_epoch'):
+            raise CheckpointError(f'{filename} was written inside an epoch with {before} samples an iteration, now '
+                                  f'there are {now}: resume with the batch size and the processes of the first run, '
+                                  'or from the end of an epoch')
+        return dict(iter=meta['epoch'] * len(self.train_dataloader))
+
+    def _samples_per_iter(self):
+        loader = getattr(self._train_loop, 'dataloader', None)
+        return (getattr(loader, 'batch_size', None) or 0) * self.world_size
 
     def restore_random_state(self):
         """Set the generators to what the resumed checkpoint has; once, and nothing without a resume."""
@@ -370,13 +400,22 @@ class Runner(_Runner):
             return
         position = dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch,
                                                                                    iter=self.iter + 1)
+        position.update(meta or {})
         model = self.bare_model
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise FloatingPointError(f'{name} is not finite at iteration {position["iter"]}: {filename} is not '
+                                         'written, earlier checkpoints are untouched. Lower '
+                                         'optim_wrapper.optimizer.lr, or set optim_wrapper.clip_grad')
+        if isinstance(self._train_loop, EpochBasedTrainLoop):
+            position['iters_in_epoch'] = position['iter'] - position['epoch'] * len(self.train_dataloader)
+        position['samples_per_iter'] = self._samples_per_iter()
         checkpoint = dict(
             format=io.FORMAT,
             meta=dict(mmblip2_version=__version__, config=self._config, seed=self.seed,
                       cfg_filename=str(self.cfg.filename or ''), experiment_name=self.experiment_name,
                       time=time.strftime('%Y-%m-%d %H:%M:%S'), frozen=io.frozen_record(model),
-                      **{**position, **(meta or {})}),
+                      **position),
             state_dict=io.saved_state(model),
             message_hub=self._plain_message_hub(),
             rng=states)

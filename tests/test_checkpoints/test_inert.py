@@ -141,3 +141,34 @@ def test_the_old_file_format_of_torch_is_read(tmp_path):
                _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match='would run code'):
         io.read_checkpoint(tmp_path / 'old.pth')
+
+
+class Builds:
+    """Pickled as a global of torch whose state is then set."""
+
+    def __init__(self, name, state):
+        self.name, self.state = name, state
+
+
+class _Pickler(pickle._Pickler):
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Builds):
+            self.save_global(getattr(torch._utils, obj.name), obj.name)
+            super().save(obj.state)
+            self.write(pickle.BUILD)
+            return
+        super().save(obj, save_persistent_id)
+
+
+def test_functions_that_rebuild_tensors_cannot_be_changed(tmp_path):
+    """BUILD sets attributes: with the real function, every later load of the process would be another."""
+    class Module:
+        Pickler = _Pickler
+
+    state = (None, dict(__defaults__=(dict(neg=True),)))
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    torch.save(dict(x=Builds('_rebuild_tensor_v2', state), state_dict=dict(w=torch.ones(2))), tmp_path / 'evil.pth',
+               pickle_module=Module)
+    with pytest.raises(CheckpointError, match='would run code .*it changes torch._utils._rebuild_tensor_v2'):
+        io.read_checkpoint(tmp_path / 'evil.pth')
+    assert torch._utils._rebuild_tensor_v2.__defaults__ is before

@@ -71,3 +71,26 @@ def test_a_config_turns_it_on(tmp_path):
     assert 'partial' in repr(saving.bare_model.body.forward)
     for key, value in plain.bare_model.state_dict().items():
         torch.testing.assert_close(saving.bare_model.state_dict()[key], value)
+
+
+@pytest.mark.parametrize('patterns', [['layers'], ['layers*'], ['layers', 'layers.*'], ['*']])
+def test_a_list_of_modules_is_not_taken_for_its_modules(patterns):
+    calls = []
+
+    class Block(nn.Linear):
+        def forward(self, x):
+            calls.append(1)
+            return super().forward(x).relu()
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([Block(2, 2), Block(2, 2)])
+    if patterns == ['layers']:
+        with pytest.raises(ConfigError, match="no module is named 'layers'"):
+            turn_on_activation_checkpointing(model, patterns)
+        return
+    turn_on_activation_checkpointing(model, [patterns[-1]])
+    x = torch.ones(1, 2, requires_grad=True)
+    for layer in model.layers:
+        x = layer(x)
+    x.sum().backward()
+    assert len(calls) == 4

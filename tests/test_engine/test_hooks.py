@@ -93,6 +93,15 @@ def test_the_newest_file_of_an_epoch_based_run_is_told_by_its_iterations(tmp_pat
     assert [path.name for path in io.find_checkpoints(tmp_path)] == ['epoch_10.pth', 'epoch_9.pth', 'iter_85.pth']
 
 
+def test_a_training_with_workers_comes_to_its_end_quietly(tmp_path):
+    """Python tells workers to end by SIGTERM and waits for them; these do not listen to it."""
+    Path(tmp_path / 'short.py').write_text(Config(toy_config(tmp_path / 'work', max_iters=4, workers=2)).pretty_text)
+    run = subprocess.run([sys.executable, str(ROOT / 'tools/train.py'), str(tmp_path / 'short.py')], text=True,
+                         capture_output=True, timeout=240,
+                         env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(DATA)])})
+    assert run.returncode == 0 and 'Traceback' not in run.stderr, run.stderr[-2000:]
+
+
 @pytest.mark.slow
 def test_sigterm_to_all_processes_of_a_training_with_workers(tmp_path):
     """What a cluster does: the workers of the data loader are told, too, and go on until the training has saved."""
@@ -113,7 +122,7 @@ def test_sigterm_to_all_processes_of_a_training_with_workers(tmp_path):
             if training.poll() is None:
                 os.killpg(training.pid, signal.SIGKILL)
     text = (tmp_path / 'out.txt').read_text()
-    assert status == 143 and 'SIGTERM: saving at iteration' in text and 'Traceback' not in text, text
+    assert status == 143 and 'SIGTERM: saved at iteration' in text and 'Traceback' not in text, text
     newest = io.find_checkpoints(tmp_path / 'work')[0]
     assert io.read_checkpoint(newest)['meta']['iter'] == int(newest.stem[5:])
 
@@ -154,3 +163,121 @@ def test_averaged_weights_are_not_trained_on_by_mistake(tmp_path):
         runner_of(tmp_path, resume=True, max_iters=16).train()
     with pytest.raises(ConfigError, match='momentum is 1.0'):
         EMAHook(momentum=1.)
+
+
+# ------------------------------------------------------------------------- what a hostile reader found
+
+def epochs(**changes):
+    loader = toy_config('')['train_dataloader']
+    return {**EPOCHS, 'train_dataloader': {**loader, 'sampler': dict(type='SeekableSampler', seed=1)}, **changes}
+
+
+def test_told_twice_within_seconds_is_told_once(tmp_path, monkeypatch):
+    """The cluster tells every process, and torchrun tells its workers again."""
+    kept = PreemptHook.after_train_iter
+
+    def tell(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter == 4:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.01)
+        kept(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(PreemptHook, 'after_train_iter', tell)
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path).train()
+    assert (tmp_path / 'iter_5.pth').is_file()
+
+
+def test_the_validation_that_was_due_comes_after_the_resume(tmp_path, term_at, monkeypatch):
+    term_at(4, 'after_val_iter')
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path).train()
+    monkeypatch.undo()
+    resumed = runner_of(tmp_path, resume=True)
+    seen = []
+    kept = resumed.build_val_loop
+
+    def build(loop):
+        loop = kept(loop)
+        validate = loop.run
+        loop.run = lambda: (seen.append(resumed.iter), validate())[1]
+        return loop
+
+    resumed.build_val_loop = build
+    resumed.train()
+    assert seen == [4, 8, 12]
+
+
+def test_files_of_others_stay(tmp_path):
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(iter=99), state_dict=dict(w=torch.ones(1))),
+                        tmp_path / 'iter_99.pth')
+    (tmp_path / 'iter_5.pth.77.part').write_bytes(b'cut off')
+    runner_of(tmp_path, **epochs()).train()
+    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['epoch_3.pth', 'iter_99.pth']
+
+
+def test_inside_an_epoch_that_cannot_be_sought_nothing_is_saved(tmp_path, term_at):
+    loader = toy_config('')['train_dataloader']
+    term_at(7)
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path, **epochs(train_dataloader={**loader, 'sampler': dict(
+            type='DefaultSampler', shuffle=True, seed=1)})).train()
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+@pytest.mark.parametrize('batch_size', [2, 10])
+def test_another_batch_size_goes_on_at_the_end_of_an_epoch_and_not_inside(tmp_path, batch_size, term_at, monkeypatch):
+    runner_of(tmp_path, **epochs(train_cfg=dict(by_epoch=True, max_epochs=1))).train()
+    loader = {**epochs()['train_dataloader'], 'batch_size': batch_size}
+    resumed = runner_of(tmp_path, resume=True, **epochs(train_dataloader=loader))
+    resumed.train()
+    assert resumed.iter == 3 * 20 // batch_size and resumed.epoch == 3
+    term_at(7)
+    with pytest.raises(SystemExit):
+        runner_of(tmp_path / 'inside', **epochs()).train()
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=f'an epoch with 4 samples an iteration, now there are {batch_size}'):
+        runner_of(tmp_path / 'inside', resume=True, **epochs(train_dataloader=loader)).train()
+
+
+def test_weights_that_are_no_numbers_never_replace_a_checkpoint(tmp_path):
+    from mmengine.hooks import Hook
+
+    class Poison(Hook):
+        priority = 'HIGH'
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.iter == 7:
+                with torch.no_grad():
+                    runner.bare_model.head.weight.fill_(float('nan'))
+
+    runner = runner_of(tmp_path)
+    runner.register_hook(Poison())
+    with pytest.raises(FloatingPointError, match='head.weight is not finite at iteration 8: iter_8.pth is not written'):
+        runner.train()
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_4.pth']
+
+
+def test_an_epoch_that_ends_inside_an_accumulation_window_is_refused(tmp_path):
+    wrapper = dict(type='OptimWrapper', accumulative_counts=2, optimizer=dict(type='AdamW', lr=1e-2))
+    with pytest.raises(ConfigError, match=r'an epoch has 5 iterations, which is no multiple of .*_counts \(2'):
+        runner_of(tmp_path, **epochs(optim_wrapper=wrapper)).train()
+
+
+def test_a_resume_prefers_the_file_of_this_run_to_an_older_one_with_more_iterations(tmp_path):
+    for name, age in (('iter_12.pth', 100), ('iter_4.pth', 20), ('iter_8.pth', 10)):
+        (tmp_path / name).write_bytes(b'')
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    assert io.find_checkpoints(tmp_path)[0].name == 'iter_12.pth'
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_8.pth'))
+    assert [path.name for path in io.find_checkpoints(tmp_path)] == ['iter_8.pth', 'iter_4.pth', 'iter_12.pth']
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path, monkeypatch):
+    scores = iter([float('nan'), 2., 3.])
+    from toy_parts import ToyMetric
+    monkeypatch.setattr(ToyMetric, 'compute_metrics', lambda self, results: dict(mean=next(scores)))
+    runner_of(tmp_path, default_hooks=dict(checkpoint=dict(
+        type='CheckpointHook', by_epoch=False, interval=4, save_best='toy/mean', rule='greater'))).train()
+    assert [path.name for path in tmp_path.glob('best*.pth')] == ['best_toy_mean_iter_12.pth']

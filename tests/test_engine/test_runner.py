@@ -60,11 +60,15 @@ EPOCHS = dict(train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=1),
     EPOCHS,
     {**EPOCHS, 'default_hooks': dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))},
     {**EPOCHS, 'default_hooks': dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5)), 'workers': 2},
+    {**EPOCHS, 'default_hooks': dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=10)), 'size': 18},
     dict(custom_hooks=[dict(type='EMAHook', momentum=0.3)]),
-], ids=['plain', 'two_workers', 'accumulation_bf16', 'epochs', 'inside_an_epoch', 'end_of_an_epoch', 'average'])
+], ids=['plain', 'two_workers', 'accumulation_bf16', 'epochs', 'inside_an_epoch', 'end_of_an_epoch',
+        'end_of_an_epoch_that_the_batch_does_not_divide', 'average'])
 def test_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, changes):
+    changes = dict(changes)
     if 'by_epoch' in changes.get('train_cfg', {}):
         loader = toy_config('', workers=changes.get('workers', 0))['train_dataloader']
+        loader['dataset'] = dict(type='ToyData', size=changes.pop('size', 20))
         changes = {**changes, 'train_dataloader': {**loader, 'sampler': dict(type='SeekableSampler', seed=1)}}
     whole = run(tmp_path / 'whole', **changes)
     with monkeypatch.context() as patch:
