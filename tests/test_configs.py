@@ -1,8 +1,10 @@
 """Every shipped config passes the check, its model and pipelines agree, and its model builds without any file."""
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mmblip2.utils import config_check
 from mmblip2.utils.meta import build_on_meta, count_parameters
@@ -41,8 +43,75 @@ def test_config_is_valid(path, monkeypatch, real_parts):
     monkeypatch.chdir(ROOT)
     cfg = config_check.load_config(str(path))
     config_check.check_config(cfg)
-    tool = 'train' if cfg.get('train_dataloader') else 'test'
-    assert f'python tools/{tool}.py configs/{ids(path)}' in path.read_text(), 'a leaf says how it is run'
+
+
+def header(path):
+    """The comments before the first line of a config, continued commands joined."""
+    text = path.read_text(encoding='utf-8')
+    return re.sub(r' \\\n# +', ' ', text[:text.index('\n_base_')])
+
+
+def work_dir(path):
+    """Where the training command of a config's header writes."""
+    command, = re.findall(rf'python tools/train.py configs/{ids(path)}(.*)', header(path))
+    named = re.search(r'--work-dir (\S+)', command)
+    return named[1] if named else f'work_dirs/{path.stem}'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=ids)
+def test_a_header_says_command_hardware_and_what_to_expect(path):
+    cfg, text = config_check.load_config(str(path)), header(path)
+    assert text.startswith('# ')
+    assert re.search(r'\bHardware\b.*\b(GPUs|A100|CPU cores)\b', text)
+    expected = text[re.search(r'\bExpected\b', text).start():].replace('\n# ', ' ')
+    if not re.search('not measured|no metric|no figure', expected):  # the reason why there is none, or a figure
+        assert re.search(r' \d+\.\d', expected)
+        assert re.search(r'\((paper, table \d|InstructBLIP paper|mmpretrain|measured)', expected), 'its source'
+    tests = re.findall(rf'python tools/test.py configs/{ids(path)} (\S+)', text)
+    if cfg.get('train_dataloader'):
+        assert tests == ([work_dir(path)] if cfg.get('test_dataloader') else []), 'the test reads what was trained'
+    else:
+        assert tests == ['CHECKPOINT']
+        assert 'one that this package wrote' in text.replace('\n# ', ' ') and 'cannot be read yet' in text
+
+
+def test_what_a_config_starts_from_is_what_the_commands_of_others_wrote(monkeypatch):
+    monkeypatch.delenv('MMBLIP2_QUICKSTART', raising=False)
+    configs = {path: config_check.load_config(str(path)) for path in CONFIGS}
+    written = {path: work_dir(path) for path, cfg in configs.items() if cfg.get('train_dataloader')}
+    assert len(set(written.values())) == len(written), 'no two configs write into one folder'
+
+    def sources(value):
+        if isinstance(value, dict):
+            return [found for item in value.values() for found in sources(item)]
+        if isinstance(value, (list, tuple)):
+            return [found for item in value for found in sources(item)]
+        return [value] if isinstance(value, str) and value.startswith('work_dirs/') else []
+
+    read = {(path, source) for path, cfg in configs.items() for source in sources([cfg.get('load_from'), cfg.model])}
+    assert len(read) > 10
+    assert {source for _, source in read} <= set(written.values())
+    for path, source in read:
+        assert source != written[path]
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_command_name_and_recipe_speak_of_the_same_processes(path):
+    cfg, text = config_check.load_config(str(path)), header(path)
+    named = re.search(r'_(\d+)xb(\d+)_', path.stem)
+    if not cfg.get('train_dataloader'):
+        processes, = re.findall(rf'dist_test.sh configs/{ids(path)} CHECKPOINT (\d+)\n', text)
+        assert (processes, str(cfg.test_dataloader.batch_size)) == named.groups()
+        assert re.search(rf'Hardware: {processes} GPUs, {named[2]} images', text)
+        return
+    (machines, each), = re.findall(
+        rf'NNODES=(\d+) NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/{ids(path)} (\d+)\n', text)
+    processes, batch = int(machines) * int(each), cfg.train_dataloader.batch_size
+    assert processes * batch == cfg.auto_scale_lr.base_batch_size
+    assert named is None or named.groups() == (str(processes), str(batch))
+    assert f'train.py configs/{ids(path)} --auto-scale-lr\n' in text, 'one process alone needs another learning rate'
+    assert f'of {processes} processes' in text and 'add --auto-scale-lr' in text.replace('\n# ', ' ')
+    assert ('negatives' in text) == (cfg.model.type == 'Blip2Representation')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=ids)
