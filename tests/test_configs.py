@@ -156,18 +156,43 @@ def test_smollm2_is_counted_without_its_folder(monkeypatch, real_parts, tmp_path
     assert counts['language_model'] == dict(trainable=0, frozen=134515008)  # as the model in the package has
 
 
-def test_the_lists_of_configs_are_whole():
-    """README and metafile of configs/blip2 name files that are there; the README names all of them."""
-    import re
+FOLDERS = sorted({path.parent for path in CONFIGS})
 
-    import yaml
-    folder = ROOT / 'configs' / 'blip2'
-    linked = set(re.findall(r'\]\((\S+\.py)\)', (folder / 'README.md').read_text()))
-    assert linked == {path.name for path in folder.glob('*.py')}
-    metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
-    names = [model['Name'] for model in metafile['Models']]
-    assert len(set(names)) == len(names)
-    collections = {collection['Name'] for collection in metafile['Collections']}
-    for model in metafile['Models']:
-        assert (ROOT / model['Config']).is_file(), model['Config']
-        assert model['In Collection'] in collections and model['Results'][0]['Metrics']
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_the_lists_of_configs_are_whole(folder):
+    """README and metafile of a folder name every config of it, and nothing that is not there."""
+    leaves = {path.name for path in folder.glob('*.py')}
+    assert set(re.findall(r'\]\(([^)/]+\.py)\)', (folder / 'README.md').read_text(encoding='utf-8'))) == leaves
+    metafile = yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))
+    assert sorted(model['Config'] for model in metafile['Models']) == sorted(
+        f'configs/{folder.name}/{leaf}' for leaf in leaves)
+    collections = {collection['Name']: collection for collection in metafile['Collections']}
+    assert {collection['README'] for collection in collections.values()} == {f'configs/{folder.name}/README.md'}
+    assert {model['In Collection'] for model in metafile['Models']} == set(collections)
+
+
+def test_the_index_imports_every_metafile_and_no_name_stands_twice():
+    files = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    assert sorted(files) == [f'configs/{folder.name}/metafile.yml' for folder in FOLDERS]
+    metafiles = [yaml.safe_load((ROOT / file).read_text(encoding='utf-8')) for file in files]
+    for key in ('Models', 'Collections'):
+        names = [entry['Name'] for metafile in metafiles for entry in metafile[key]]
+        assert len(set(names)) == len(names)
+
+
+def test_a_figure_of_a_metafile_stands_in_the_header_of_its_config_too():
+    """And in README.md, where it was measured; no file is offered as weights that cannot be read."""
+    measured = (ROOT / 'README.md').read_text(encoding='utf-8')
+    count = 0
+    for folder in FOLDERS:
+        for model in yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))['Models']:
+            assert 'Weights' not in model, 'published files cannot be read yet'
+            text = header(ROOT / model['Config'])
+            figures = [value for result in model['Results'] or [] for value in result['Metrics'].values()]
+            assert figures or re.search('not measured|no metric|no figure', text), model['Config']
+            for figure in figures:
+                assert re.search(rf'(?<![\d.]){re.escape(str(figure))}0?(?![\d]|\.\d)', text), (model['Config'], figure)
+                assert folder.name == 'blip2' or f' {figure} ' in measured, (model['Config'], figure)
+                count += 1
+    assert count > 30
