@@ -32,6 +32,27 @@ RECIPES = {
     'blip2_vit-g_16xb14_retrieval-coco': ((1e-5, 0., 1000, 0.999, 0.95), (224, 5, 364)),
     'blip2_vit-l_16xb14_retrieval-coco': ((5e-6, 0., 1000, 0.98, None), (224, 5, 364)),
 }
+# How answers are generated: (beams, fewest and most new tokens, length penalty, repetition penalty), prompt, what the
+# Q-Former reads, image size. Captions: LAVIS's evaluation and, zero-shot, mmpretrain's. VQA: the paper's beams, and its
+# length penalty and LAVIS's 10 tokens of zero-shot VQA for the fine-tuned, too. InstructBLIP: defaults of LAVIS's
+# classes. At least one token is what generating does anyhow.
+CAPTION, VQA, INSTRUCT = (5, 8, 30, 1., 1.), (5, 1, 10, -1., 1.), (5, 1, 256, 1., 1.5)
+A_PHOTO, LONG, SHORT = 'a photo of', 'Question: {} Answer:', 'Question: {} Short answer:'
+INSTRUCTION = 'A short image description.'
+DEFAULTS = dict(num_beams=1, min_new_tokens=1, max_new_tokens=30, length_penalty=1., repetition_penalty=1.)
+ANSWERS = {
+    'blip2-opt2.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-opt6.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-flan-t5xl_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-opt2.7b_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-opt6.7b_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-flan-t5xl_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-opt2.7b_8xb32_caption': ((5, 1, 30, 1., 1.), A_PHOTO, None, 364),
+    'blip2-opt2.7b_8xb16_vqa': (VQA, LONG, None, 224),
+    'blip2-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
+    'instructblip-vicuna7b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+    'instructblip-flan-t5xl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+}
 
 
 def ids(path):
@@ -147,6 +168,39 @@ def test_recipe_is_that_of_the_paper(path):
     assert (optimizer.type, optimizer.betas[0], optimizer.weight_decay) == ('AdamW', 0.9, 0.05)
     assert cfg.auto_scale_lr.base_batch_size == 16 * cfg.train_dataloader.batch_size
     assert (warmup.type, cosine.type, cosine.begin) == ('LinearLR', 'CosineAnnealingLR', warmup.end)
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_answers_are_asked_for_and_generated_as_published(path):
+    cfg = config_check.load_config(str(path))
+    asks = cfg.model.type == 'Blip2Generation' and 'test_dataloader' in cfg
+    assert asks == (path.stem in ANSWERS), 'say how this config generates'
+    if not asks:
+        return
+    settings, prompt, qformer_text, size = ANSWERS[path.stem]
+    generation = {**DEFAULTS, **cfg.model.generation}
+    assert set(generation) == set(DEFAULTS), 'nothing else is set'
+    assert tuple(generation[key] for key in DEFAULTS) == settings
+    assert cfg.model.vision.image_size == size
+    for split in ('train', 'val', 'test'):
+        if f'{split}_dataloader' not in cfg:
+            continue
+        dataset = cfg[f'{split}_dataloader'].dataset
+        for source in dataset.get('datasets', [dataset]):
+            asked, = (step for step in source.pipeline if step.type in ('CaptionPrompt', 'VQAPrompt'))
+            said = asked.get('template') if asked.type == 'VQAPrompt' else asked.get('prompt')
+            assert (said, asked.get('qformer_text')) == (prompt, qformer_text), split
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_retrieval_re_ranks_as_published(path):
+    """Paper, table 9: the best 128 of each query. LAVIS reads 35 tokens in its evaluation and trains with 32."""
+    cfg = config_check.load_config(str(path))
+    assert (cfg.model.type == 'Blip2Representation') == ('_stage1' in path.stem or 'retrieval' in path.stem)
+    if cfg.model.type == 'Blip2Representation':
+        loops = [cfg[key].k_test for key in ('val_cfg', 'test_cfg') if key in cfg]
+        assert loops and set(loops) == {128}
+        assert cfg.model.max_text_len == (32 if 'train_dataloader' in cfg else 35)
 
 
 def test_smollm2_is_counted_without_its_folder(monkeypatch, real_parts, tmp_path):

@@ -231,6 +231,11 @@ def metrics_are_whole(metrics, cfg, split, dataset):
     ('blip2-opt2.7b_8xb16_vqa', 'Question: what color is the star? Answer:', None),
     ('blip2-flan-t5xl_8xb16_vqa', 'Question: what color is the star? Short answer:', None),
     ('blip2-opt2.7b_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-opt6.7b_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-flan-t5xl_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-opt2.7b_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
+    ('blip2-opt6.7b_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
+    ('blip2-flan-t5xl_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
     ('instructblip-vicuna7b_8xb16_caption-flickr30k', 'A short image description.', 'A short image description.'),
     ('instructblip-flan-t5xl_8xb16_caption-flickr30k', 'A short image description.', 'A short image description.'),
 ])
