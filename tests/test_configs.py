@@ -1,8 +1,10 @@
 """Every shipped config passes the check, its model and pipelines agree, and its model builds without any file."""
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mmblip2.utils import config_check
 from mmblip2.utils.meta import build_on_meta, count_parameters
@@ -30,6 +32,27 @@ RECIPES = {
     'blip2_vit-g_16xb14_retrieval-coco': ((1e-5, 0., 1000, 0.999, 0.95), (224, 5, 364)),
     'blip2_vit-l_16xb14_retrieval-coco': ((5e-6, 0., 1000, 0.98, None), (224, 5, 364)),
 }
+# How answers are generated: (beams, fewest and most new tokens, length penalty, repetition penalty), prompt, what the
+# Q-Former reads, image size. Captions: LAVIS's evaluation and, zero-shot, mmpretrain's. VQA: the paper's beams, and its
+# length penalty and LAVIS's 10 tokens of zero-shot VQA for the fine-tuned, too. InstructBLIP: defaults of LAVIS's
+# classes. At least one token is what generating does anyhow.
+CAPTION, VQA, INSTRUCT = (5, 8, 30, 1., 1.), (5, 1, 10, -1., 1.), (5, 1, 256, 1., 1.5)
+A_PHOTO, LONG, SHORT = 'a photo of', 'Question: {} Answer:', 'Question: {} Short answer:'
+INSTRUCTION = 'A short image description.'
+DEFAULTS = dict(num_beams=1, min_new_tokens=1, max_new_tokens=30, length_penalty=1., repetition_penalty=1.)
+ANSWERS = {
+    'blip2-opt2.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-opt6.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-flan-t5xl_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
+    'blip2-opt2.7b_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-opt6.7b_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-flan-t5xl_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
+    'blip2-opt2.7b_8xb32_caption': ((5, 1, 30, 1., 1.), A_PHOTO, None, 364),
+    'blip2-opt2.7b_8xb16_vqa': (VQA, LONG, None, 224),
+    'blip2-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
+    'instructblip-vicuna7b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+    'instructblip-flan-t5xl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+}
 
 
 def ids(path):
@@ -41,8 +64,75 @@ def test_config_is_valid(path, monkeypatch, real_parts):
     monkeypatch.chdir(ROOT)
     cfg = config_check.load_config(str(path))
     config_check.check_config(cfg)
-    tool = 'train' if cfg.get('train_dataloader') else 'test'
-    assert f'python tools/{tool}.py configs/{ids(path)}' in path.read_text(), 'a leaf says how it is run'
+
+
+def header(path):
+    """The comments before the first line of a config, continued commands joined."""
+    text = path.read_text(encoding='utf-8')
+    return re.sub(r' \\\n# +', ' ', text[:text.index('\n_base_')])
+
+
+def work_dir(path):
+    """Where the training command of a config's header writes."""
+    command, = re.findall(rf'python tools/train.py configs/{ids(path)}(.*)', header(path))
+    named = re.search(r'--work-dir (\S+)', command)
+    return named[1] if named else f'work_dirs/{path.stem}'
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=ids)
+def test_a_header_says_command_hardware_and_what_to_expect(path):
+    cfg, text = config_check.load_config(str(path)), header(path)
+    assert text.startswith('# ')
+    assert re.search(r'\bHardware\b.*\b(GPUs|A100|CPU cores)\b', text)
+    expected = text[re.search(r'\bExpected\b', text).start():].replace('\n# ', ' ')
+    if not re.search('not measured|no metric|no figure', expected):  # the reason why there is none, or a figure
+        assert re.search(r' \d+\.\d', expected)
+        assert re.search(r'\((paper, table \d|InstructBLIP paper|mmpretrain|measured)', expected), 'its source'
+    tests = re.findall(rf'python tools/test.py configs/{ids(path)} (\S+)', text)
+    if cfg.get('train_dataloader'):
+        assert tests == ([work_dir(path)] if cfg.get('test_dataloader') else []), 'the test reads what was trained'
+    else:
+        assert tests == ['CHECKPOINT']
+        assert 'one that this package wrote' in text.replace('\n# ', ' ') and 'cannot be read yet' in text
+
+
+def test_what_a_config_starts_from_is_what_the_commands_of_others_wrote(monkeypatch):
+    monkeypatch.delenv('MMBLIP2_QUICKSTART', raising=False)
+    configs = {path: config_check.load_config(str(path)) for path in CONFIGS}
+    written = {path: work_dir(path) for path, cfg in configs.items() if cfg.get('train_dataloader')}
+    assert len(set(written.values())) == len(written), 'no two configs write into one folder'
+
+    def sources(value):
+        if isinstance(value, dict):
+            return [found for item in value.values() for found in sources(item)]
+        if isinstance(value, (list, tuple)):
+            return [found for item in value for found in sources(item)]
+        return [value] if isinstance(value, str) and value.startswith('work_dirs/') else []
+
+    read = {(path, source) for path, cfg in configs.items() for source in sources([cfg.get('load_from'), cfg.model])}
+    assert len(read) > 10
+    assert {source for _, source in read} <= set(written.values())
+    for path, source in read:
+        assert source != written[path]
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_command_name_and_recipe_speak_of_the_same_processes(path):
+    cfg, text = config_check.load_config(str(path)), header(path)
+    named = re.search(r'_(\d+)xb(\d+)_', path.stem)
+    if not cfg.get('train_dataloader'):
+        processes, = re.findall(rf'dist_test.sh configs/{ids(path)} CHECKPOINT (\d+)\n', text)
+        assert (processes, str(cfg.test_dataloader.batch_size)) == named.groups()
+        assert re.search(rf'Hardware: {processes} GPUs, {named[2]} images', text)
+        return
+    (machines, each), = re.findall(
+        rf'NNODES=(\d+) NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/{ids(path)} (\d+)\n', text)
+    processes, batch = int(machines) * int(each), cfg.train_dataloader.batch_size
+    assert processes * batch == cfg.auto_scale_lr.base_batch_size
+    assert named is None or named.groups() == (str(processes), str(batch))
+    assert f'train.py configs/{ids(path)} --auto-scale-lr\n' in text, 'one process alone needs another learning rate'
+    assert f'of {processes} processes' in text and 'add --auto-scale-lr' in text.replace('\n# ', ' ')
+    assert ('negatives' in text) == (cfg.model.type == 'Blip2Representation')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=ids)
@@ -80,6 +170,39 @@ def test_recipe_is_that_of_the_paper(path):
     assert (warmup.type, cosine.type, cosine.begin) == ('LinearLR', 'CosineAnnealingLR', warmup.end)
 
 
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_answers_are_asked_for_and_generated_as_published(path):
+    cfg = config_check.load_config(str(path))
+    asks = cfg.model.type == 'Blip2Generation' and 'test_dataloader' in cfg
+    assert asks == (path.stem in ANSWERS), 'say how this config generates'
+    if not asks:
+        return
+    settings, prompt, qformer_text, size = ANSWERS[path.stem]
+    generation = {**DEFAULTS, **cfg.model.generation}
+    assert set(generation) == set(DEFAULTS), 'nothing else is set'
+    assert tuple(generation[key] for key in DEFAULTS) == settings
+    assert cfg.model.vision.image_size == size
+    for split in ('train', 'val', 'test'):
+        if f'{split}_dataloader' not in cfg:
+            continue
+        dataset = cfg[f'{split}_dataloader'].dataset
+        for source in dataset.get('datasets', [dataset]):
+            asked, = (step for step in source.pipeline if step.type in ('CaptionPrompt', 'VQAPrompt'))
+            said = asked.get('template') if asked.type == 'VQAPrompt' else asked.get('prompt')
+            assert (said, asked.get('qformer_text')) == (prompt, qformer_text), split
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
+def test_retrieval_re_ranks_as_published(path):
+    """Paper, table 9: the best 128 of each query. LAVIS reads 35 tokens in its evaluation and trains with 32."""
+    cfg = config_check.load_config(str(path))
+    assert (cfg.model.type == 'Blip2Representation') == ('_stage1' in path.stem or 'retrieval' in path.stem)
+    if cfg.model.type == 'Blip2Representation':
+        loops = [cfg[key].k_test for key in ('val_cfg', 'test_cfg') if key in cfg]
+        assert loops and set(loops) == {128}
+        assert cfg.model.max_text_len == (32 if 'train_dataloader' in cfg else 35)
+
+
 def test_smollm2_is_counted_without_its_folder(monkeypatch, real_parts, tmp_path):
     monkeypatch.chdir(tmp_path)
     cfg = config_check.load_config(str(ROOT / 'configs' / 'flickr8k' / 'stage2.py'))
@@ -87,18 +210,43 @@ def test_smollm2_is_counted_without_its_folder(monkeypatch, real_parts, tmp_path
     assert counts['language_model'] == dict(trainable=0, frozen=134515008)  # as the model in the package has
 
 
-def test_the_lists_of_configs_are_whole():
-    """README and metafile of configs/blip2 name files that are there; the README names all of them."""
-    import re
+FOLDERS = sorted({path.parent for path in CONFIGS})
 
-    import yaml
-    folder = ROOT / 'configs' / 'blip2'
-    linked = set(re.findall(r'\]\((\S+\.py)\)', (folder / 'README.md').read_text()))
-    assert linked == {path.name for path in folder.glob('*.py')}
-    metafile = yaml.safe_load((folder / 'metafile.yml').read_text())
-    names = [model['Name'] for model in metafile['Models']]
-    assert len(set(names)) == len(names)
-    collections = {collection['Name'] for collection in metafile['Collections']}
-    for model in metafile['Models']:
-        assert (ROOT / model['Config']).is_file(), model['Config']
-        assert model['In Collection'] in collections and model['Results'][0]['Metrics']
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_the_lists_of_configs_are_whole(folder):
+    """README and metafile of a folder name every config of it, and nothing that is not there."""
+    leaves = {path.name for path in folder.glob('*.py')}
+    assert set(re.findall(r'\]\(([^)/]+\.py)\)', (folder / 'README.md').read_text(encoding='utf-8'))) == leaves
+    metafile = yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))
+    assert sorted(model['Config'] for model in metafile['Models']) == sorted(
+        f'configs/{folder.name}/{leaf}' for leaf in leaves)
+    collections = {collection['Name']: collection for collection in metafile['Collections']}
+    assert {collection['README'] for collection in collections.values()} == {f'configs/{folder.name}/README.md'}
+    assert {model['In Collection'] for model in metafile['Models']} == set(collections)
+
+
+def test_the_index_imports_every_metafile_and_no_name_stands_twice():
+    files = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
+    assert sorted(files) == [f'configs/{folder.name}/metafile.yml' for folder in FOLDERS]
+    metafiles = [yaml.safe_load((ROOT / file).read_text(encoding='utf-8')) for file in files]
+    for key in ('Models', 'Collections'):
+        names = [entry['Name'] for metafile in metafiles for entry in metafile[key]]
+        assert len(set(names)) == len(names)
+
+
+def test_a_figure_of_a_metafile_stands_in_the_header_of_its_config_too():
+    """And in README.md, where it was measured; no file is offered as weights that cannot be read."""
+    measured = (ROOT / 'README.md').read_text(encoding='utf-8')
+    count = 0
+    for folder in FOLDERS:
+        for model in yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))['Models']:
+            assert 'Weights' not in model, 'published files cannot be read yet'
+            text = header(ROOT / model['Config'])
+            figures = [value for result in model['Results'] or [] for value in result['Metrics'].values()]
+            assert figures or re.search('not measured|no metric|no figure', text), model['Config']
+            for figure in figures:
+                assert re.search(rf'(?<![\d.]){re.escape(str(figure))}0?(?![\d]|\.\d)', text), (model['Config'], figure)
+                assert folder.name == 'blip2' or f' {figure} ' in measured, (model['Config'], figure)
+                count += 1
+    assert count > 30

@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmblip2.errors import ConfigError
+
 ROOT = Path(__file__).parents[1]
 CAPTIONS = ['a small red circle', 'two green stars', 'one yellow cross', 'there are three objects']
 SMALL_QFORMER = ['model.qformer.num_layers=2', 'model.qformer.width=32', 'model.qformer.num_heads=2',
@@ -139,3 +141,81 @@ def test_links_of_the_pages_lead_somewhere():
     for page in pages:
         for target in re.findall(r'\]\(([^)#:]+)\)', page.read_text(encoding='utf-8')):
             assert (page.parent / target).exists(), f'{page}: {target}'
+
+
+def settings(page, part):
+    """The settings of a part, ``vision`` for example, that the tables of a page have, as they stand there."""
+    text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
+    return {re.search(r"type='(\w+)'", setting)[1]: setting
+            for setting in re.findall(rf'^\|.*`{part}=(dict\(.*?\))`', text, re.M)}
+
+
+def build(setting, **own):
+    """Build what a table says, with own values for its words in capitals."""
+    from mmengine.registry import DefaultScope
+
+    from mmblip2.registry import MODELS
+    assert set(re.findall(r'=([A-Z]+)\b', setting)) <= set(own)
+    with DefaultScope.overwrite_default_scope('mmblip2'):
+        return MODELS.build(eval(setting, dict(own)))
+
+
+def test_the_other_parts_are_all_tried_here():
+    assert set(settings('own_data.md', 'vision')) == {'MMPretrainBackbone', 'FeatureMapEncoder'}
+    assert set(settings('own_data.md', 'language_model')) == {'Seq2SeqLM'}
+
+
+def test_an_mmpretrain_backbone_is_set_as_the_page_says(tmp_path):
+    pytest.importorskip('mmpretrain')
+    setting = settings('own_data.md', 'vision')['MMPretrainBackbone']
+    assert "arch='base'" in setting
+    small = setting.replace("arch='base'", "arch='atto'")
+    encoder = build(small.replace(', weights=FILE', ''))
+    torch.save({'state_dict': {f'backbone.{key}': value for key, value in encoder.module.state_dict().items()}},
+               tmp_path / 'convnext.pth')
+    loaded = build(small, FILE=str(tmp_path / 'convnext.pth')).eval()
+    images = torch.randn(1, 3, 224, 224)
+    assert loaded.embed_dim == 320 and loaded(images).shape == (1, 49, 320), 'a token for each of 7 x 7 regions'
+    assert torch.equal(loaded(images), encoder.eval()(images))
+    # which is why the page sets it
+    with pytest.raises(ConfigError, match=r'of shape \(1, 320\), expected a feature map'):
+        build(small.replace(', weights=FILE', '').replace('gap_before_final_norm=False, ', ''))
+    widths = type(loaded.module).arch_settings['base']['channels']
+    assert f'{widths[-1]} for this ConvNeXt' in (ROOT / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+
+
+def test_a_torch_module_is_set_as_the_page_says(tmp_path, monkeypatch):
+    (tmp_path / 'package_of_the_page.py').write_text(
+        'from torch import nn\n\n\n'
+        'class Net(nn.Module):\n'
+        '    def __init__(self):\n        super().__init__()\n        self.conv = nn.Conv2d(3, 6, 32, stride=32)\n\n'
+        '    def forward_features(self, images):\n        return self.conv(images)\n\n'
+        '    def forward(self, images):\n        return self.conv(images).mean((2, 3))\n\n\n'
+        'def net():\n    return Net()\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import package_of_the_page
+    torch.save(package_of_the_page.net().state_dict(), tmp_path / 'net.pth')
+    setting = settings('own_data.md', 'vision')['FeatureMapEncoder']
+    assert 'PACKAGE.FUNCTION' in setting
+    encoder = build(setting.replace('PACKAGE.FUNCTION', 'package_of_the_page.net'),
+                    FILE=str(tmp_path / 'net.pth'), METHOD='forward_features')
+    assert encoder.embed_dim == 6 and encoder(torch.zeros(1, 3, 224, 224)).shape == (1, 49, 6)
+
+
+def test_flan_t5_is_set_as_the_page_says(tmp_path, opt_folder):
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+    tokenizer = AutoTokenizer.from_pretrained(opt_folder)
+    tokenizer.save_pretrained(tmp_path)
+    T5ForConditionalGeneration(T5Config(
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+        decoder_start_token_id=tokenizer.pad_token_id)).save_pretrained(tmp_path)
+    model = build(settings('own_data.md', 'language_model')['Seq2SeqLM'], FOLDER=str(tmp_path))
+    assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_eight_gpus_write_where_stage_2_looks():
+    text = (ROOT / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+    options, = re.findall(r'`bash tools/dist_train.sh my_project/stage1.py 8(.*?)`', text)
+    source, = re.findall(r"^load_from = '(\S+)'", text, re.M)
+    assert options == f' --work-dir {source}'
+    assert f'python tools/train.py my_project/stage1.py --work-dir {source}' in commands('own_data.md')

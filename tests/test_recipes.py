@@ -195,6 +195,25 @@ def trains(cfg):
         assert Path(cfg.work_dir, f'best_{best.replace("/", "_")}_epoch_1.pth').is_file()
 
 
+@pytest.mark.parametrize('name', ['blip2_vit-g_stage1', 'blip2_vit-g_16xb14_retrieval-coco'])
+def test_fewer_processes_learn_at_a_rate_in_proportion(name, shrunk):
+    """What the headers say of ``--auto-scale-lr``, with layer-wise rates, too."""
+    from mmblip2.engine import Runner
+    cfg = shrunk(ROOT / 'configs' / 'blip2' / f'{name}.py')
+    cfg.auto_scale_lr.enable = True
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        cfg.pop(key, None)
+    cfg.default_hooks.checkpoint.pop('save_best', None)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    ratio = cfg.train_dataloader.batch_size / cfg.auto_scale_lr.base_batch_size
+    rates = {group['initial_lr'] for group in runner.optim_wrapper.optimizer.param_groups}
+    assert sorted(rates) == pytest.approx([ratio * rate for rate in sorted(expected_rates(cfg.optim_wrapper))])
+    lines = next(Path(cfg.work_dir).glob('*/vis_data/scalars.json')).read_text().splitlines()
+    factor = cfg.param_scheduler[0].start_factor
+    assert any(json.loads(lines[0])['lr'] == pytest.approx(rate * factor) for rate in rates)
+
+
 def expected_rates(optim_wrapper):
     """The different learning rates that the config asks for."""
     lr, paramwise = optim_wrapper.optimizer.lr, optim_wrapper.get('paramwise_cfg') or {}
@@ -231,6 +250,11 @@ def metrics_are_whole(metrics, cfg, split, dataset):
     ('blip2-opt2.7b_8xb16_vqa', 'Question: what color is the star? Answer:', None),
     ('blip2-flan-t5xl_8xb16_vqa', 'Question: what color is the star? Short answer:', None),
     ('blip2-opt2.7b_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-opt6.7b_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-flan-t5xl_16xb16_caption-coco', 'a photo of', None),
+    ('blip2-opt2.7b_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
+    ('blip2-opt6.7b_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
+    ('blip2-flan-t5xl_16xb8_vqa-vqav2', 'Question: what color is the star? Answer:', 'what color is the star?'),
     ('instructblip-vicuna7b_8xb16_caption-flickr30k', 'A short image description.', 'A short image description.'),
     ('instructblip-flan-t5xl_8xb16_caption-flickr30k', 'A short image description.', 'A short image description.'),
 ])

@@ -1,6 +1,9 @@
 # Zero-shot question answering on VQAv2 val by the published stage 2 with OPT-2.7B (named as in mmpretrain).
 #   python tools/test.py configs/blip2/blip2-opt2.7b_8xb16_vqa.py CHECKPOINT
 #   bash tools/dist_test.sh configs/blip2/blip2-opt2.7b_8xb16_vqa.py CHECKPOINT 8
+# Hardware: 8 GPUs, 16 images each at a time, as the name says.
+# CHECKPOINT is one that this package wrote. The published files (LAVIS, mmpretrain) cannot be read yet: their
+# names differ, and the tool that converts them is not there yet.
 # Expected (paper, table 2): accuracy 53.5 on val, 52.3 on test-dev; a comment in LAVIS's config says 51.88 on val
 # (its length penalty is 0).
 _base_ = ['../_base_/models/blip2-opt2.7b.py', '../_base_/default_runtime.py']

@@ -1,6 +1,9 @@
 # Zero-shot captioning of COCO at 364 px by the published stage 2 with OPT-2.7B (named as in mmpretrain).
 #   python tools/test.py configs/blip2/blip2-opt2.7b_8xb32_caption.py CHECKPOINT
 #   bash tools/dist_test.sh configs/blip2/blip2-opt2.7b_8xb32_caption.py CHECKPOINT 8
+# Hardware: 8 GPUs, 32 images each at a time, as the name says.
+# CHECKPOINT is one that this package wrote. The published files (LAVIS, mmpretrain) cannot be read yet: their
+# names differ, and the tool that converts them is not there yet.
 # Expected (mmpretrain's model zoo, blip2-opt2.7b_3rdparty-zeroshot_caption), COCO: BLEU-4 32.90, CIDEr 111.10.
 _base_ = ['../_base_/models/blip2-opt2.7b.py', '../_base_/default_runtime.py']
 

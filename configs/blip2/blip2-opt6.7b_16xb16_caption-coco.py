@@ -1,8 +1,11 @@
 # COCO captions fine-tuned from stage 2 with OPT-6.7B: vision encoder and Q-Former trained, language model frozen.
-#   bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_16xb16_caption-coco.py 8
-#   python tools/train.py configs/blip2/blip2-opt6.7b_16xb16_caption-coco.py
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_16xb16_caption-coco.py 8
+#   python tools/train.py configs/blip2/blip2-opt6.7b_16xb16_caption-coco.py --auto-scale-lr
 #   python tools/test.py configs/blip2/blip2-opt6.7b_16xb16_caption-coco.py work_dirs/blip2-opt6.7b_16xb16_caption-coco
-# Hardware of LAVIS's config: 16 A100. Expected (paper, table 3), COCO Karpathy test: BLEU-4 43.5, CIDEr 145.2.
+# The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
+# are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
+# --auto-scale-lr.
+# Hardware of LAVIS's config: 16 GPUs. Expected (paper, table 3), COCO Karpathy test: BLEU-4 43.5, CIDEr 145.2.
 _base_ = [
     '../_base_/models/blip2-opt6.7b.py', '../_base_/datasets/coco_caption_364.py',
     '../_base_/schedules/blip2_finetune.py', '../_base_/default_runtime.py'

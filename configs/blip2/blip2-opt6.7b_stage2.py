@@ -1,7 +1,10 @@
 # BLIP-2 stage 2 with ViT-g and OPT-6.7B: captions from images,
 # vision encoder and language model frozen. Trained parameters: 108.31 M (paper: 108 M).
-#   bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_stage2.py 8
-#   python tools/train.py configs/blip2/blip2-opt6.7b_stage2.py
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/blip2/blip2-opt6.7b_stage2.py 8
+#   python tools/train.py configs/blip2/blip2-opt6.7b_stage2.py --auto-scale-lr
+# The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
+# are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
+# --auto-scale-lr.
 # Hardware of the paper: 16 A100 40G.
 # Expected (paper, table 2), zero-shot with this checkpoint: VQAv2 54.3 on val and 52.6 on test-dev, OK-VQA 36.4,
 # GQA 36.4 (accuracy in percent; prompt "Question: {} Answer:", 5 beams, length penalty -1).

@@ -1,10 +1,13 @@
 # COCO retrieval fine-tuned from stage 1 with ViT-L: the same losses, vision encoder trained, images of one id
 # positives of one another (paper, section 4.4).
-#   bash tools/dist_train.sh configs/blip2/blip2_vit-l_16xb14_retrieval-coco.py 8
-#   python tools/train.py configs/blip2/blip2_vit-l_16xb14_retrieval-coco.py
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/blip2/blip2_vit-l_16xb14_retrieval-coco.py 8
+#   python tools/train.py configs/blip2/blip2_vit-l_16xb14_retrieval-coco.py --auto-scale-lr
 #   python tools/test.py \
 #       configs/blip2/blip2_vit-l_16xb14_retrieval-coco.py work_dirs/blip2_vit-l_16xb14_retrieval-coco
-# Hardware of LAVIS's config: 16 A100. Expected (paper, table 5), COCO 5K test, recall@1 / 5 / 10:
+# The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
+# are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
+# --auto-scale-lr; ITC then has fewer negatives, too (half on one machine of 8).
+# Hardware of LAVIS's config: 16 GPUs. Expected (paper, table 5), COCO 5K test, recall@1 / 5 / 10:
 # image to text 83.5 / 96.0 / 98.0, text to image 66.3 / 86.5 / 91.8.
 _base_ = [
     '../_base_/models/blip2_vit-l.py', '../_base_/datasets/coco_retrieval_364.py',

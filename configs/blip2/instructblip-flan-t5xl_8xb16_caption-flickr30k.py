@@ -1,7 +1,10 @@
 # InstructBLIP with Flan-T5-XL: BLIP-2's stage 2 whose Q-Former reads the instruction, too. Captions of Flickr30K.
 #   python tools/test.py configs/blip2/instructblip-flan-t5xl_8xb16_caption-flickr30k.py CHECKPOINT
 #   bash tools/dist_test.sh configs/blip2/instructblip-flan-t5xl_8xb16_caption-flickr30k.py CHECKPOINT 8
-# Expected: Flickr30K's column in table 1 of the InstructBLIP paper, arXiv 2305.06500.
+# Hardware: 8 GPUs, 16 images each at a time, as the name says.
+# CHECKPOINT is one that this package wrote, and no config here trains one. LAVIS's published files cannot be read yet:
+# their names differ, and the tool that converts them is not there yet.
+# Expected: no figure copied here; it is Flickr30K's column in table 1 of the InstructBLIP paper, arXiv 2305.06500.
 _base_ = ['../_base_/models/blip2-flan-t5xl.py', '../_base_/default_runtime.py']
 instruction = 'A short image description.'
 
@@ -10,7 +13,7 @@ model = dict(
     tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased'),
     max_text_len=128,  # of what the Q-Former reads; LAVIS cuts a longer one on the left, this on the right
     language_model=dict(max_text_len=256),  # LAVIS: 128 of the instruction and 256 of the answer
-    generation=dict(num_beams=5, max_new_tokens=256))
+    generation=dict(num_beams=5, max_new_tokens=256, repetition_penalty=1.5))
 
 test_dataloader = dict(
     batch_size=16, num_workers=8, collate_fn=dict(type='pseudo_collate'),

@@ -1,6 +1,9 @@
 # InstructBLIP with Vicuna-7B: BLIP-2's stage 2 whose Q-Former reads the instruction, too. Captions of Flickr30K.
 #   python tools/test.py configs/blip2/instructblip-vicuna7b_8xb16_caption-flickr30k.py CHECKPOINT
 #   bash tools/dist_test.sh configs/blip2/instructblip-vicuna7b_8xb16_caption-flickr30k.py CHECKPOINT 8
+# Hardware: 8 GPUs, 16 images each at a time, as the name says.
+# CHECKPOINT is one that this package wrote, and no config here trains one. LAVIS's published files cannot be read yet:
+# their names differ, and the tool that converts them is not there yet.
 # Expected (InstructBLIP paper, arXiv 2305.06500, as quoted in LAVIS issue 719), Flickr30K test: CIDEr 82.4; that thread
 # measures 83.1 with the prompt "A short image caption." and 60.9 with a colon at the end of the paper's prompt.
 _base_ = ['../_base_/models/blip2_vit-g.py', '../_base_/default_runtime.py']

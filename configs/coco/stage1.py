@@ -1,7 +1,9 @@
 # Stage 1 on COCO captions (official files: annotations/captions_{train,val}2017.json, train2017/, val2017/), with the
 # pre-trained parts of configs/flickr8k. COCO lies in data/coco, or where MMBLIP2_COCO says.
-#   python tools/train.py configs/coco/stage1.py
-#   python tools/test.py configs/coco/stage1.py work_dirs/stage1
+#   python tools/train.py configs/coco/stage1.py --work-dir work_dirs/coco/stage1
+#   python tools/test.py configs/coco/stage1.py work_dirs/coco/stage1
+# Hardware: 2 CPU cores. Expected: nothing published, and not measured; a few steps and an evaluation were run on
+# 80 and 159 photos, to see that the files are read.
 _base_ = ['../flickr8k/stage1.py']
 coco = '{{$MMBLIP2_COCO:data/coco}}'
 

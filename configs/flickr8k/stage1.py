@@ -1,7 +1,10 @@
 # Stage 1 on Flickr8k with real frozen parts; evaluated by retrieval on the val split (1,000 images, 5,000 captions).
 #   python tools/dataset_converters/prepare_flickr8k.py --source DIR --out data/flickr8k
 #   python tools/model_converters/prepare_real_parts.py
-#   python tools/train.py configs/flickr8k/stage1.py
+#   python tools/train.py configs/flickr8k/stage1.py --work-dir work_dirs/flickr8k/stage1
+#   python tools/test.py configs/flickr8k/stage1.py work_dirs/flickr8k/stage1
+# Hardware: 2 CPU cores, one of them busy: 33 minutes. Expected (measured, README.md), val split, recall@1: image to
+# text 12.6, text to image 8.5; by ITC alone 14.9 and 12.2.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
     '../_base_/models/blip2_flickr8k.py'

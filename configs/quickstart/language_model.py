@@ -1,6 +1,7 @@
 # Step 0a: a small language model of the OPT architecture learns the texts of the train split, without pictures.
 # Each text stands behind a description of its scene, so that the model learns to heed what is before a text.
-#   python tools/train.py configs/quickstart/language_model.py
+#   python tools/train.py configs/quickstart/language_model.py --work-dir work_dirs/quickstart/language_model
+# Hardware: 2 CPU cores. Expected: no metric of its own, it is judged by what stage2.py and vqa.py reach with it.
 _base_ = ['../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py']
 shapes = '{{$MMBLIP2_SHAPES:data/shapes}}'
 
