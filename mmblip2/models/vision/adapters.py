@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmblip2.compat import mismatched_tensors
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
@@ -255,7 +256,9 @@ class HFVisionEncoder(_TokenEncoder):
 
     Raises:
         ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, an ``image_size`` that is no multiple of the patch size, or an unknown ``dtype``.
+            as input, an ``image_size`` that is no multiple of the patch size, an unknown ``dtype``, or a folder whose
+            weights are not those of its config.json: tensors that the tokens depend on are missing or of another
+            shape, or layers are left over.
     """
 
     _takes_embed_dim = False
@@ -270,9 +273,12 @@ class HFVisionEncoder(_TokenEncoder):
             raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
                               f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
         from transformers import AutoConfig, AutoModel
+        info = None
         try:
             if model is not None:
-                encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
+                # Tensors of another shape are refused below, with their names.
+                encoder, info = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), output_loading_info=True,
+                                                          ignore_mismatched_sizes=True)
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
@@ -280,7 +286,7 @@ class HFVisionEncoder(_TokenEncoder):
             if model is not None and isinstance(error, OSError):
                 gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
             raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: {gist}') from error
-        encoder = getattr(encoder, 'vision_model', encoder)
+        whole, encoder = encoder, getattr(encoder, 'vision_model', encoder)
         reads = getattr(encoder, 'main_input_name', 'pixel_values')  # transformers 4.57: a tower is a plain module
         if reads != 'pixel_values':
             raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {reads}, expected a model '
@@ -295,10 +301,53 @@ class HFVisionEncoder(_TokenEncoder):
         can = 'interpolate_pos_encoding' in inspect.signature(encoder.forward).parameters
         self._extra = dict(interpolate_pos_encoding=True) if can and self.image_size != made_for else {}
         self.embed_dim = self._dry_run()
+        if info is not None:
+            _check_loaded(whole, info, model, {id(parameter) for parameter in encoder.parameters()
+                                               if parameter.requires_grad})
 
     def _features(self, images):
         dtype = next(self.module.parameters()).dtype
         return self.module(pixel_values=images.to(dtype), **self._extra).last_hidden_state
+
+
+def _check_loaded(model, info, folder, used):
+    """Refuse a model of transformers of which the folder filled only a part, or not all of the folder.
+
+    Args:
+        model (nn.Module): What ``from_pretrained`` built.
+        info (dict): Its ``output_loading_info``.
+        folder (str): Where it is from.
+        used (set[int]): Identities of the parameters that the tokens depend on; the others may be random.
+    """
+    modules = dict(model.named_modules())
+
+    def counts(key):
+        name, _, last = key.rpartition('.')
+        own = dict(modules[name].named_parameters(recurse=False)) if name in modules else {}
+        # a buffer (a running mean) counts where the parameters beside it do
+        return id(own[last]) in used if last in own else any(id(value) in used for value in own.values())
+
+    name, advice = type(model).__name__, 'take the config.json that belongs to the weights, or the whole folder again'
+    mismatched = [entry for entry in mismatched_tensors(model, info) if counts(entry[0])]
+    if mismatched:
+        key, in_file, in_model = mismatched[0]
+        raise ConfigError(f'the vision encoder {folder} has {len(mismatched)} tensors of another shape than {name}, '
+                          f'first {key}: {in_file} in the file, {in_model} in the model: {advice}')
+    missing = sorted(key for key in info['missing_keys'] if counts(key) and not key.endswith('num_batches_tracked'))
+    if missing:
+        raise ConfigError(f'the vision encoder {folder} lacks {len(missing)} tensors of {name}, first {missing[0]}: '
+                          f'they would be random. Does its config.json say more layers than there are? Then {advice}')
+    prefix = f'{getattr(model, "base_model_prefix", "")}.'  # a file with a head has it before the encoder's names
+    left = set()
+    for match in filter(None, map(re.compile(r'(.*?)\.(\d+)\.').match, info['unexpected_keys'])):
+        layers = next((item for item in (match[1], match[1].removeprefix(prefix)) if item in modules), None)
+        if layers is not None and f'{layers}.{match[2]}' not in modules and any(
+                id(parameter) in used for parameter in modules[layers].parameters()):
+            left.add(f'{layers}.{match[2]}')
+    if left:
+        raise ConfigError(f'the vision encoder {folder} has {len(left)} layers more than {name}, first '
+                          f'{min(left, key=lambda layer: (len(layer), layer))}: they would be left out. Does its '
+                          f'config.json say fewer layers than there are? Then {advice}')
 
 
 def _build(cfg):

@@ -1,11 +1,13 @@
 """Vision adapters: tokens out of anything, weights whole or refused, buffers untouched in eval mode."""
+import json
 import sys
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from mmblip2.checkpoints import io
 from mmblip2.errors import CheckpointError, ConfigError
@@ -206,6 +208,45 @@ def test_what_the_tokens_do_not_need_is_not_trained():
     encoder = FeatureMapEncoder(net, method='extract_features', image_size=16)
     trained = [name for name, parameter in encoder.named_parameters() if parameter.requires_grad]
     assert trained == ['module.conv.weight', 'module.conv.bias', 'module.norm.weight', 'module.norm.bias']
+
+
+def saved(folder, config, auto=AutoModel, **settings):
+    """A folder with the weights of ``config``, whose config.json then says ``settings`` instead."""
+    auto.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
+    said = json.loads((folder / 'config.json').read_text())
+    said.get('vision_config', said).update(settings)
+    for name in ('out_features', 'out_indices', 'stage_names'):  # of a DINOv2: they follow from the layers
+        said.pop(name, None)
+    (folder / 'config.json').write_text(json.dumps(said))
+    return str(folder)
+
+
+@pytest.mark.parametrize('auto', [AutoModel, AutoModelForImageClassification])
+@pytest.mark.parametrize('name', ['vit', 'clip', 'dinov2'])
+def test_a_folder_whose_config_and_weights_have_other_layers_is_refused(tmp_path, name, auto):
+    layers = dict(num_hidden_layers=2)
+    config = dict(TOWER, **layers, model_type=name) if name != 'clip' else dict(
+        model_type='clip', text_config=LAYERS, vision_config=dict(TOWER, **layers))
+    HFVisionEncoder(model=saved(tmp_path, config, auto))
+    for path in (tmp_path / 'more', tmp_path / 'fewer', tmp_path / 'wide'):
+        path.mkdir()
+    with pytest.raises(ConfigError, match=r'more lacks 1\d tensors of \w+, first .*\.2\.\S+: they would be random'):
+        HFVisionEncoder(model=saved(tmp_path / 'more', config, auto, num_hidden_layers=3))
+    with pytest.raises(ConfigError, match=r'fewer has 1 layers more than \w+, first \S+\.1: they would be left out'):
+        HFVisionEncoder(model=saved(tmp_path / 'fewer', config, auto, num_hidden_layers=1))
+    with pytest.raises(ConfigError, match=r'wide has \d+ tensors of another shape than .*config.json that belongs'):
+        HFVisionEncoder(model=saved(tmp_path / 'wide', config, auto, patch_size=2))
+
+
+def test_a_folder_without_running_statistics_is_refused(tmp_path):
+    config = dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8, layer_type='basic')
+    folder = saved(tmp_path, config, AutoModelForImageClassification)  # its head is classifier.1, which is no layer
+    state = load_file(tmp_path / 'model.safetensors')
+    HFVisionEncoder(model=folder, image_size=32)
+    kept = {key: value for key, value in state.items() if not key.endswith('running_mean')}
+    save_file(kept, tmp_path / 'model.safetensors', metadata=dict(format='pt'))
+    with pytest.raises(ConfigError, match='lacks 3 tensors of ResNetModel, first embedder.*running_mean'):
+        HFVisionEncoder(model=folder, image_size=32)
 
 
 def test_a_hugging_face_encoder_needs_one_source():
