@@ -7,6 +7,7 @@ mode no buffer changes.
 
 Shapes: B images, S side in pixels, P tokens, E vision width, C channels of a feature map.
 """
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -181,9 +182,7 @@ class MMPretrainBackbone(_TokenEncoder):
 
         from mmblip2.compat import import_mmpretrain
         registry = import_mmpretrain().registry.MODELS
-        name = backbone.split('.')[-1]
-        if name not in registry:
-            raise ConfigError(f'mmpretrain has no backbone {name!r}')
+        name = _mmpretrain_class(backbone).__name__
         try:
             with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
                 self.module = registry.build(dict(type=name, **kwargs))
@@ -195,9 +194,43 @@ class MMPretrainBackbone(_TokenEncoder):
             load_weights(self.module, weights, prefix='backbone').log_notes()
         self.embed_dim = embed_dim or self._dry_run()
 
+    @classmethod
+    def forwards_to(cls, cfg):
+        """Where the arguments that are not this class's own go, for the check of a config (``config_check``).
+
+        Args:
+            cfg (dict): Arguments as a config has them.
+
+        Returns:
+            tuple: The class that takes them, or None where that one takes any, and its name in messages.
+
+        Raises:
+            ConfigError: mmpretrain or the backbone does not exist.
+        """
+        if not isinstance(cfg.get('backbone'), str):
+            return None, ''
+        kind = _mmpretrain_class(cfg['backbone'])
+        name = f'mmpretrain.{kind.__name__}'
+        return (None if kind.__name__ == 'TIMMBackbone' else kind), name  # its others go to a function of timm
+
     def _features(self, images):
         outputs = self.module(images)
         return outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _mmpretrain_class(backbone):
+    """Class of mmpretrain by its name, with or without ``mmpretrain.``.
+
+    Raises:
+        ConfigError: mmpretrain or the class does not exist.
+    """
+    from mmblip2.compat import import_mmpretrain
+    known = import_mmpretrain().registry.MODELS
+    name = backbone.split('.')[-1]
+    if name not in known:
+        near = difflib.get_close_matches(name, known.module_dict, n=1)
+        raise ConfigError(f'mmpretrain has no backbone {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
+    return known.get(name)
 
 
 def _resize_by_hooks(backbone, state):
