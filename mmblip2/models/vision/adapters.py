@@ -225,12 +225,12 @@ def _mmpretrain_class(backbone):
         ConfigError: mmpretrain or the class does not exist.
     """
     from mmblip2.compat import import_mmpretrain
-    known = import_mmpretrain().registry.MODELS
-    name = backbone.split('.')[-1]
+    known = import_mmpretrain().registry.MODELS.module_dict
+    name = backbone.removeprefix('mmpretrain.')
     if name not in known:
-        near = difflib.get_close_matches(name, known.module_dict, n=1)
+        near = difflib.get_close_matches(name, known, n=1)
         raise ConfigError(f'mmpretrain has no backbone {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
-    return known.get(name)
+    return known[name]
 
 
 def _resize_by_hooks(backbone, state):

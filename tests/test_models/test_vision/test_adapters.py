@@ -281,6 +281,16 @@ def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
         MMPretrainBackbone('VisionTransfomer')
 
 
+def test_a_backbone_of_mmpretrain_is_looked_up_and_never_imported(tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'module_with_marker.py').write_text(f'open({str(tmp_path / "marker")!r}, "w").close()')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ('module_with_marker', 'mmpretrain.module_with_marker', 'module_with_marker.ResNet'):
+        with pytest.raises(ConfigError, match=f'mmpretrain has no backbone .{name.removeprefix("mmpretrain.")}'):
+            MMPretrainBackbone(name, depth=18, image_size=32)
+    assert not (tmp_path / 'marker').exists()
+
+
 ARCH = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
 SMALL = dict(backbone='VisionTransformer', arch=ARCH, img_size=8, patch_size=4, out_type='raw', image_size=8)
 LARGE = dict(SMALL, img_size=16, image_size=16)
