@@ -70,6 +70,23 @@ def _parameters_behind(tensor):
     return found
 
 
+def _built_on_cpu(init):
+    """Build on the CPU also where only shapes are asked for, and move to the meta device afterwards.
+
+    Other packages read numbers out of tensors while they build (the drop rates of mmpretrain), which have no values on
+    the meta device.
+    """
+    @functools.wraps(init)
+    def build(self, *args, **kwargs):
+        if not torch.empty(0).is_meta:
+            init(self, *args, **kwargs)
+            return
+        with torch.device('cpu'):
+            init(self, *args, **kwargs)
+        self.to('meta')
+    return build
+
+
 class _TokenEncoder(nn.Module):
     """What the adapters share: the interface, and a dry run on one blank image."""
 
@@ -141,6 +158,7 @@ class FeatureMapEncoder(_TokenEncoder):
         CheckpointError: The weights are missing, broken, or do not fit.
     """
 
+    @_built_on_cpu
     def __init__(self, module, method='forward', weights=None, embed_dim=None, image_size=None):
         super().__init__(image_size, weights)
         self.module = _build(module) if isinstance(module, dict) else module
@@ -176,6 +194,7 @@ class MMPretrainBackbone(_TokenEncoder):
             cannot resize them.
     """
 
+    @_built_on_cpu
     def __init__(self, backbone, weights=None, embed_dim=None, image_size=None, **kwargs):
         super().__init__(image_size, weights)
         from mmengine.registry import DefaultScope
