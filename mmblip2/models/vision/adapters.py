@@ -189,7 +189,8 @@ class MMPretrainBackbone(_TokenEncoder):
         **kwargs: Arguments of the backbone, ``out_type='raw'`` for all tokens of a ViT for example.
 
     Raises:
-        ConfigError: mmpretrain or the backbone does not exist.
+        ConfigError: mmpretrain or the backbone does not exist, its arguments do not fit, or the images have no whole
+            number of its patches along a side.
         CheckpointError: The weights are missing, broken, or do not fit, or are of another input size and the backbone
             cannot resize them.
     """
@@ -207,6 +208,10 @@ class MMPretrainBackbone(_TokenEncoder):
                 self.module = registry.build(dict(type=name, **kwargs))
         except _BUILD_ERRORS as error:
             raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {first_lines(error, 2)}') from error
+        patch, size = _patch_side(self.module), image_size or getattr(self.module, 'img_size', None)
+        size = size[0] if isinstance(size, (tuple, list)) else size
+        if patch is not None and size is not None and size % patch:  # it would fill up the last patches with zeros
+            raise ConfigError(f'mmpretrain.{name}: {not_a_multiple(size, patch)}')
         self.module.adapt_weights = functools.partial(_resize_by_hooks, self.module)  # whoever loads it asks for this
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
@@ -235,6 +240,14 @@ class MMPretrainBackbone(_TokenEncoder):
     def _features(self, images):
         outputs = self.module(images)
         return outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _patch_side(backbone):
+    """Side in pixels of the patches of a backbone of mmpretrain, or None where it does not cut images into patches."""
+    cut = getattr(getattr(backbone, 'patch_embed', None), 'projection', None)
+    if isinstance(cut, nn.Conv2d) and cut.kernel_size == cut.stride and len(set(cut.stride)) == 1:
+        return cut.stride[0]
+    return None
 
 
 def _mmpretrain_class(backbone):

@@ -291,6 +291,15 @@ def test_a_backbone_of_mmpretrain_is_looked_up_and_never_imported(tmp_path, monk
     assert not (tmp_path / 'marker').exists()
 
 
+@pytest.mark.parametrize('image_size', [10, None])
+def test_a_backbone_of_mmpretrain_cuts_the_images_into_whole_patches(image_size):
+    pytest.importorskip('mmpretrain')
+    with pytest.raises(ConfigError, match='mmpretrain.VisionTransformer: image_size 10 is not a multiple of '
+                                          'patch_size 4: set it to 8 or 12'):
+        MMPretrainBackbone(**dict(SMALL, img_size=10, image_size=image_size, embed_dim=16))
+    MMPretrainBackbone('ResNet', depth=18, image_size=70)  # has no patches
+
+
 ARCH = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
 SMALL = dict(backbone='VisionTransformer', arch=ARCH, img_size=8, patch_size=4, out_type='raw', image_size=8)
 LARGE = dict(SMALL, img_size=16, image_size=16)
