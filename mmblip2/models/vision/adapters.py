@@ -154,7 +154,8 @@ class FeatureMapEncoder(_TokenEncoder):
         image_size (int, optional): Side of the images in pixels; given, other sizes are refused.
 
     Raises:
-        ConfigError: The module or the package is not installed, or the method does not exist.
+        ConfigError: The module or the package is not installed, its ``type`` is missing or unknown, it cannot be built
+            with its arguments, or the method does not exist.
         CheckpointError: The weights are missing, broken, or do not fit.
     """
 
@@ -418,9 +419,31 @@ def _check_loaded(model, info, folder, used):
 def _build(cfg):
     """Call what ``cfg['type']`` names with the other entries."""
     cfg = dict(cfg)
-    name = cfg.pop('type')
-    if '.' not in name:
-        return MODELS.build(dict(type=name, **cfg))
+    name = cfg.pop('type', None)
+    if not isinstance(name, str) or not all(name.split('.')):
+        raise ConfigError(f'FeatureMapEncoder: type of module is {name!r}, expected '
+                          "module=dict(type='package.module.Callable', ...) with the arguments of what it names")
+    make = _imported(name) if '.' in name else _registered(name)
+    try:
+        return make(**cfg)
+    except _BUILD_ERRORS as error:
+        raise ConfigError(f'FeatureMapEncoder: {name} could not be built with {cfg}: '
+                          f'{first_lines(error, 2)}') from error
+
+
+def _registered(name):
+    """What builds a model of our registry or mmengine's; nothing is imported by that name."""
+    known = {**(MODELS.parent.module_dict if MODELS.parent else {}), **MODELS.module_dict}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f'FeatureMapEncoder: no model {name!r} is registered'
+                          + (f'; did you mean {near[0]!r}?' if near else
+                             ", expected module=dict(type='package.module.Callable', ...)"))
+    return lambda **kwargs: MODELS.build(dict(kwargs, type=name))
+
+
+def _imported(name):
+    """What a name with dots stands for."""
     parts = name.split('.')
     for split in range(len(parts) - 1, 0, -1):  # 'package.module.Class.method': the longest module wins
         module = '.'.join(parts[:split])
@@ -435,7 +458,7 @@ def _build(cfg):
                 found = getattr(found, attribute)
         except AttributeError as error:
             raise ConfigError(f'vision encoder: {module} has no {".".join(parts[split:])}') from error
-        return found(**cfg)
+        return found
     raise ConfigError(f'vision encoder {name}: the package {parts[0]} is not installed; '
                       f'try: pip install {parts[0].replace("_", "-")}')
 

@@ -100,6 +100,31 @@ def test_a_dotted_type_is_called_with_the_other_entries(tmp_path, monkeypatch):
     assert cfg == dict(type='pkg_of_net.Net.from_name', channels=5)
 
 
+VIT_OF_OURS = dict(image_size=8, patch_size=4, width=16, depth=1, num_heads=2)
+
+
+def test_a_registered_module_is_built_with_the_other_entries():
+    cfg = dict(VIT_OF_OURS, type='VisionTransformer')
+    assert FeatureMapEncoder(cfg, image_size=8).embed_dim == 16
+
+
+@pytest.mark.parametrize('module, message', [
+    (dict(foo=1), r"type of module is None, expected module=dict\(type='package.module.Callable', ...\)"),
+    (dict(type=3), 'type of module is 3, expected'),
+    (dict(type='torch.nn.'), "type of module is 'torch.nn.', expected"),
+    (dict(type='VisionTransfomer'), "no model 'VisionTransfomer' is registered; did you mean 'VisionTransformer'"),
+    (dict(type='zzz'), r"no model 'zzz' is registered, expected module=dict\(type='package.module.Callable', ...\)"),
+    (dict(type='this'), "no model 'this' is registered"),
+    (dict(type='torch.nn.Conv2d', in_chanels=3),
+     r"torch.nn.Conv2d could not be built with \{'in_chanels': 3\}: .*unexpected .*'in_chanels'"),
+    (dict(type='VisionTransformer', widht=3), "VisionTransformer could not be built with .*unexpected .*'widht'"),
+    (dict(VIT_OF_OURS, type='VisionTransformer', image_size=9), 'image_size 9 is not a multiple of patch_size 4'),
+])
+def test_a_module_that_cannot_be_built_is_explained(module, message):
+    with pytest.raises(ConfigError, match=message):
+        FeatureMapEncoder(module, image_size=8)
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save(Net(7).state_dict(), tmp_path / 'net.pth')
     with pytest.raises(CheckpointError, match='net.pth does not fit'):
