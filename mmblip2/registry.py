@@ -3,6 +3,8 @@
 This is the only file that creates registries. Modules register themselves when the package named in
 ``locations`` is first needed, so ``import mmblip2`` stays light.
 """
+import inspect
+
 import mmengine.registry as root
 from mmengine.registry import Registry, build_model_from_cfg
 
@@ -12,9 +14,26 @@ _NOT_MODULES = ('init_cfg', 'data_preprocessor', 'module')  # built, if at all, 
 def _build_nested(cfg, registry, default_args=None):
     """Build the dicts with a ``type`` inside ``cfg`` first, so that constructors receive ready modules."""
     if isinstance(cfg, dict):
-        cfg = {key: _build_value(value, registry) if key not in _NOT_MODULES else value
+        own = own_arguments(registry.get(cfg['type']) if isinstance(cfg.get('type'), str) else cfg.get('type'))
+        cfg = {key: _build_value(value, registry) if key not in _NOT_MODULES and (own is None or key in own) else value
                for key, value in cfg.items()}
     return build_model_from_cfg(cfg, registry, default_args)
+
+
+def own_arguments(kind):
+    """Names of the arguments that a class takes for itself, where further ones are another package's.
+
+    Args:
+        kind (type or Callable): As registered. A class that hands its further arguments on says so with a classmethod
+            ``forwards_to(cfg)``: it takes the arguments in a config and returns the callable that they go to (None: it
+            takes any) and its name in messages.
+
+    Returns:
+        set[str] or None: None for a class without ``forwards_to``.
+    """
+    if not hasattr(kind, 'forwards_to'):
+        return None
+    return {p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD}
 
 
 def _build_value(value, registry):

@@ -2,12 +2,15 @@
 
 Known layouts: transformers (``CLIPVisionModel``, ``CLIPModel``, ``Blip2VisionModel`` and what contains it), OpenAI's
 CLIP (LAVIS's ``clip_vit_L.pth``) and EVA in LAVIS's names (``eva_vit_g.pth``, ``visual_encoder.*``). What lies behind
-the last block of the model (a final norm, a head, the text half, further blocks) is left out.
+the last block of the model (a final norm, a head, the text half, and one further block, the one that BLIP-2 drops) is
+left out.
 """
 import re
 from typing import NamedTuple
 
 import torch
+
+from mmblip2.errors import CheckpointError
 
 
 class _Layout(NamedTuple):
@@ -55,6 +58,9 @@ def to_own_names(state: dict[str, torch.Tensor], encoder) -> tuple[dict[str, tor
 
     Returns:
         tuple: Tensors by our names, and what was done, one note a line (none for our own names).
+
+    Raises:
+        CheckpointError: The file has two or more blocks more than the encoder.
     """
     found = next(((layout, key[:-len(layout.marker)]) for layout in _LAYOUTS for key in state
                   if key == layout.marker or key.endswith(f'.{layout.marker}')), None)
@@ -76,6 +82,10 @@ def to_own_names(state: dict[str, torch.Tensor], encoder) -> tuple[dict[str, tor
             name = name and f'blocks.{number}.{name}'
         if name is not None:
             renamed[name] = value
+    if blocks > len(encoder.blocks) + 1:
+        raise CheckpointError(
+            f'the file has {blocks} blocks (names of {layout.name}) and the vision encoder {len(encoder.blocks)}: set '
+            f'depth to {blocks - 1}, which leaves out the last one as BLIP-2 does, or to {blocks}')
     renamed = _fuse_thirds(renamed)
     for key in renamed.keys() & {'cls_token', 'pos_embed'}:
         renamed[key] = renamed[key].reshape(1, -1, renamed[key].size(-1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..compat import quiet_config_reader, read_shipped_bases
 from ..errors import ConfigError
+from ..registry import own_arguments
 from .cli import apply_cfg_options
 from .paths import find_config
 
@@ -245,8 +246,22 @@ class _Checker:
         kind = self.resolve(item['type'], path, registry)
         if kind is not None:
             given = {key for key in item if key not in ('type', '_scope_', *skip)}
+            own = own_arguments(kind)
+            if own is not None:
+                self.forwarded(kind, item, own, given - own, path)
+                given &= own
             self.arguments(kind, given, path, item['type'])
         return kind
+
+    def forwarded(self, kind, item, own, given, path):
+        """Check the arguments that a class hands on to another package."""
+        try:
+            target, name = kind.forwards_to(item)
+        except ConfigError as error:
+            self.add(path, str(error))
+            return
+        if target is not None:
+            self.arguments(target, given, path, name, own)
 
     def resolve(self, name, path, registry):
         if not isinstance(name, str):
@@ -272,10 +287,10 @@ class _Checker:
             self.add(f'{path}.type', f'{name!r} is not a known {registry.name}{_near(name, names)}')
         return kind
 
-    def arguments(self, kind, given, path, name):
+    def arguments(self, kind, given, path, name, others=()):
         allowed, needed, is_open = _signature(kind)
         for key in sorted(given - allowed if not is_open else ()):
-            self.add(f'{path}.{key}', f'{name} has no argument {key!r}{_near(key, allowed)}')
+            self.add(f'{path}.{key}', f'{name} has no argument {key!r}{_near(key, allowed.union(others))}')
         for key in sorted(needed - given - _GIVEN_BY_BUILDERS):
             self.add(path, f'{name} needs the argument {key!r}')
 
@@ -284,14 +299,15 @@ class _Checker:
     def model(self, node, path, registry):
         if not isinstance(node, (dict, list, tuple)):
             return
+        own = None
         if isinstance(node, dict):
             foreign = isinstance(node.get('type'), str) and '.' in node['type']
             if 'type' in node:
-                self.item(node, path, registry, skip=() if foreign else ('init_cfg',))
+                own = own_arguments(self.item(node, path, registry, skip=() if foreign else ('init_cfg',)))
             if foreign:
                 return
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            if key not in FOREIGN_KEYS:
+            if key not in FOREIGN_KEYS and (own is None or key in own):
                 self.model(value, f'{path}.{key}', registry)
 
     def dataloader(self, loader, path, root):

@@ -1,4 +1,5 @@
-"""Build a model for its shapes alone: no memory, no weights, no tokenizer files, no network."""
+"""Build a model for its shapes alone: no memory (but for what ``FeatureMapEncoder`` and ``MMPretrainBackbone`` build on
+the CPU first), no weights, no tokenizer files, no network."""
 import inspect
 import json
 from pathlib import Path

@@ -123,3 +123,12 @@ def test_another_architecture_is_refused_by_the_names_of_its_weights(tmp_path):
     with pytest.raises(CheckpointError, match=r'1 missing in the file \(patch_embed.bias\); 2 unknown to the model '
                                               r'\(pre_norm.weight, pre_norm.bias\)'):
         VisionTransformer(**EVA, weights=str(tmp_path / 'clip.pth'))
+
+
+def test_only_the_last_block_may_be_left_out(tmp_path):
+    for blocks in (2, 3):
+        to_own_names(OpenAIVision(blocks).state_dict(), VisionTransformer(**CLIP))
+    torch.save(OpenAIVision(4).state_dict(), tmp_path / 'deep.pth')
+    with pytest.raises(CheckpointError, match=r'4 blocks \(names of OpenAI CLIP\) and the vision encoder 2: set depth '
+                                              'to 3, which leaves out the last one as BLIP-2 does, or to 4'):
+        VisionTransformer(**CLIP, weights=str(tmp_path / 'deep.pth'))

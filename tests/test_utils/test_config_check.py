@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
 from toy_parts import toy_config
 
 from mmblip2.errors import ConfigError
+from mmblip2.registry import MODELS
 from mmblip2.utils import cli
 from mmblip2.utils import config_check as check
 
@@ -94,6 +95,34 @@ def test_typo_is_found_with_a_suggestion(change, message):
     cfg = config()
     cli.apply_cfg_options(cfg, [change])
     assert message in problems(cfg)
+
+
+def test_arguments_of_a_backbone_of_mmpretrain_are_those_of_its_class():
+    pytest.importorskip('mmpretrain')
+    arch = dict(depths=[1, 1, 1, 1], channels=[4, 4, 8, 8])
+    vision = dict(type='MMPretrainBackbone', backbone='ConvNeXt', arch=arch, gap_before_final_norm=False,
+                  norm_cfg=dict(type='LN2d', eps=1e-5), image_size=32)
+    qformer = dict(type='QFormer', vision_width=8, num_layers=1, width=8, num_heads=2, num_query=2)
+    model = dict(type='Blip2Generation', vision=vision, qformer=qformer, language_model=dict(
+        type='CausalLM', tokenizer='nowhere', config=dict(model_type='opt')))
+    check.check_config(config(model=model))
+    encoder = MODELS.build(vision)
+    assert encoder.embed_dim == 8 and encoder.module.norm3.eps == 1e-5
+
+    def said(**changes):
+        found = problems(config(model=dict(model, vision=dict(vision, **changes))))
+        assert found.startswith('1 problem in')
+        return found
+
+    assert "model.vision.archh: mmpretrain.ConvNeXt has no argument 'archh'; did you mean 'arch'?" in said(archh=1)
+    assert "mmpretrain.ConvNeXt has no argument 'weigths'; did you mean 'weights'?" in said(weigths='a')
+    assert "model.vision: mmpretrain has no backbone 'ConvNext'; did you mean 'ConvNeXt'?" in said(backbone='ConvNext')
+    check.check_config(config(model=dict(model, vision=dict(
+        type='MMPretrainBackbone', backbone='TIMMBackbone', model_name='vit', dynamic_img_size=True))))
+    needs = problems(config(model=dict(model, vision=dict(type='MMPretrainBackbone', backbone='mmpretrain.ResNet'))))
+    assert "model.vision: mmpretrain.ResNet needs the argument 'depth'" in needs
+    nameless = problems(config(model=dict(model, vision=dict(type='MMPretrainBackbone', arch='base'))))
+    assert "model.vision: MMPretrainBackbone needs the argument 'backbone'" in nameless
 
 
 def test_all_problems_are_listed_at_once():

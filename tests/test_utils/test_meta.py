@@ -65,6 +65,37 @@ def test_the_folder_of_a_flan_t5_has_an_output_layer_of_its_own(tmp_path):
         assert (model.lm_head.weight is model.shared.weight) == tied
 
 
+@pytest.mark.parametrize('vision', [
+    dict(backbone='ConvNeXt', arch=dict(depths=[1, 1, 1, 2], channels=[4, 4, 8, 16]), gap_before_final_norm=False),
+    dict(backbone='ResNet', depth=18, base_channels=2, stem_channels=2, drop_path_rate=0.1)])
+def test_backbones_of_mmpretrain_that_read_numbers_out_of_tensors_are_counted_too(vision):
+    pytest.importorskip('mmpretrain')
+    vision = dict(vision, type='MMPretrainBackbone', image_size=32)
+    cfg = dict(type='Blip2Generation', qformer=QFORMER, language_model=dict(type='CausalLM', config=OPT),
+               vision=vision, frozen=('language_model',))
+    from mmblip2.registry import MODELS
+    real = MODELS.build(vision)
+    assert real.embed_dim == 16
+    assert all(parameter.device.type == 'cpu' for parameter in real.parameters())
+    model = build_on_meta(cfg)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    counts = count_parameters(real)
+    assert count_parameters(model)['parts']['vision'] == dict(trainable=counts['trainable'], frozen=counts['frozen'])
+
+
+def test_a_module_of_another_package_may_read_numbers_out_of_tensors_too():
+    vision = dict(type='FeatureMapEncoder', module=dict(type=f'{__name__}.ReadsNumbers'), image_size=8)
+    model = build_on_meta(dict(stage2(config=OPT), vision=vision))
+    assert model.vision.embed_dim == 16 and model.vision.module.weight.is_meta
+
+
+class ReadsNumbers(nn.Conv2d):
+    """As packages that spread their drop rates over the layers."""
+
+    def __init__(self):
+        super().__init__(3, int(torch.linspace(4, 16, 3)[-1].item()), 4)
+
+
 def test_what_is_said_nowhere_is_an_error():
     with pytest.raises(ConfigError, match='architecture of CausalLM no/such-model is unknown .* config=dict'):
         build_on_meta(stage2(model='no/such-model'))

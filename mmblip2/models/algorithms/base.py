@@ -100,8 +100,8 @@ class VisionLanguageModel(BaseModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If ``frozen`` names an unknown part, or a frozen part has random weights and ``allow_random``
-            is not set.
+        ConfigError: If ``frozen`` names an unknown part, a frozen part has random weights and ``allow_random`` is not
+            set, or the Q-Former expects tokens of another width than the encoder's.
     """
 
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
@@ -117,6 +117,10 @@ class VisionLanguageModel(BaseModel):
                               'or set vision_cache_gib=0')
         for name, part in parts.items():
             setattr(self, name, part)
+        expected, width = getattr(self.qformer, 'vision_width', None), getattr(self.vision, 'embed_dim', None)
+        if None not in (expected, width) and expected != width:
+            raise ConfigError(f'the tokens of the vision encoder ({type(self.vision).__name__}) are {width} wide, '
+                              f'qformer.vision_width is {expected}: set it to {width}')
         unknown = [name for name in frozen if name not in parts]
         if unknown:
             raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '

@@ -95,6 +95,7 @@ class QFormer(nn.Module):
                  vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
                  eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
         super().__init__()
+        self.vision_width = vision_width
         self.width = width
         self.num_query = num_query
         self.max_positions = max_positions

@@ -7,6 +7,7 @@ mode no buffer changes.
 
 Shapes: B images, S side in pixels, P tokens, E vision width, C channels of a feature map.
 """
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmblip2.compat import mismatched_tensors
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
@@ -66,6 +68,23 @@ def _parameters_behind(tensor):
             found.add(id(node.variable))
         nodes += [before for before, _ in node.next_functions]
     return found
+
+
+def _built_on_cpu(init):
+    """Build on the CPU also where only shapes are asked for, and move to the meta device afterwards.
+
+    Other packages read numbers out of tensors while they build (the drop rates of mmpretrain), which have no values on
+    the meta device.
+    """
+    @functools.wraps(init)
+    def build(self, *args, **kwargs):
+        if not torch.empty(0).is_meta:
+            init(self, *args, **kwargs)
+            return
+        with torch.device('cpu'):
+            init(self, *args, **kwargs)
+        self.to('meta')
+    return build
 
 
 class _TokenEncoder(nn.Module):
@@ -135,10 +154,12 @@ class FeatureMapEncoder(_TokenEncoder):
         image_size (int, optional): Side of the images in pixels; given, other sizes are refused.
 
     Raises:
-        ConfigError: The module or the package is not installed, or the method does not exist.
+        ConfigError: The module or the package is not installed, its ``type`` is missing or unknown, it cannot be built
+            with its arguments, or the method does not exist.
         CheckpointError: The weights are missing, broken, or do not fit.
     """
 
+    @_built_on_cpu
     def __init__(self, module, method='forward', weights=None, embed_dim=None, image_size=None):
         super().__init__(image_size, weights)
         self.module = _build(module) if isinstance(module, dict) else module
@@ -169,34 +190,80 @@ class MMPretrainBackbone(_TokenEncoder):
         **kwargs: Arguments of the backbone, ``out_type='raw'`` for all tokens of a ViT for example.
 
     Raises:
-        ConfigError: mmpretrain or the backbone does not exist.
+        ConfigError: mmpretrain or the backbone does not exist, its arguments do not fit, or the images have no whole
+            number of its patches along a side.
         CheckpointError: The weights are missing, broken, or do not fit, or are of another input size and the backbone
             cannot resize them.
     """
 
+    @_built_on_cpu
     def __init__(self, backbone, weights=None, embed_dim=None, image_size=None, **kwargs):
         super().__init__(image_size, weights)
         from mmengine.registry import DefaultScope
 
         from mmblip2.compat import import_mmpretrain
         registry = import_mmpretrain().registry.MODELS
-        name = backbone.split('.')[-1]
-        if name not in registry:
-            raise ConfigError(f'mmpretrain has no backbone {name!r}')
+        name = _mmpretrain_class(backbone).__name__
         try:
             with DefaultScope.overwrite_default_scope('mmpretrain'):  # our own scope has classes of the same names
                 self.module = registry.build(dict(type=name, **kwargs))
         except _BUILD_ERRORS as error:
             raise ConfigError(f'mmpretrain.{name} could not be built with {kwargs}: {first_lines(error, 2)}') from error
+        patch, size = _patch_side(self.module), image_size or getattr(self.module, 'img_size', None)
+        size = size[0] if isinstance(size, (tuple, list)) else size
+        if patch is not None and size is not None and size % patch:  # it would fill up the last patches with zeros
+            raise ConfigError(f'mmpretrain.{name}: {not_a_multiple(size, patch)}')
         self.module.adapt_weights = functools.partial(_resize_by_hooks, self.module)  # whoever loads it asks for this
         if weights is not None:
             from mmblip2.checkpoints.io import load_weights
             load_weights(self.module, weights, prefix='backbone').log_notes()
         self.embed_dim = embed_dim or self._dry_run()
 
+    @classmethod
+    def forwards_to(cls, cfg):
+        """Where the arguments that are not this class's own go, for the check of a config (``config_check``).
+
+        Args:
+            cfg (dict): Arguments as a config has them.
+
+        Returns:
+            tuple: The class that takes them, or None where that one takes any, and its name in messages.
+
+        Raises:
+            ConfigError: mmpretrain or the backbone does not exist.
+        """
+        if not isinstance(cfg.get('backbone'), str):
+            return None, ''
+        kind = _mmpretrain_class(cfg['backbone'])
+        name = f'mmpretrain.{kind.__name__}'
+        return (None if kind.__name__ == 'TIMMBackbone' else kind), name  # its others go to a function of timm
+
     def _features(self, images):
         outputs = self.module(images)
         return outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def _patch_side(backbone):
+    """Side in pixels of the patches of a backbone of mmpretrain, or None where it does not cut images into patches."""
+    cut = getattr(getattr(backbone, 'patch_embed', None), 'projection', None)
+    if isinstance(cut, nn.Conv2d) and cut.kernel_size == cut.stride and len(set(cut.stride)) == 1:
+        return cut.stride[0]
+    return None
+
+
+def _mmpretrain_class(backbone):
+    """Class of mmpretrain by its name, with or without ``mmpretrain.``.
+
+    Raises:
+        ConfigError: mmpretrain or the class does not exist.
+    """
+    from mmblip2.compat import import_mmpretrain
+    known = import_mmpretrain().registry.MODELS.module_dict
+    name = backbone.removeprefix('mmpretrain.')
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f'mmpretrain has no backbone {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
+    return known[name]
 
 
 def _resize_by_hooks(backbone, state):
@@ -255,7 +322,9 @@ class HFVisionEncoder(_TokenEncoder):
 
     Raises:
         ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, an ``image_size`` that is no multiple of the patch size, or an unknown ``dtype``.
+            as input, an ``image_size`` that is no multiple of the patch size, an unknown ``dtype``, or a folder whose
+            weights are not those of its config.json: tensors that the tokens depend on are missing or of another
+            shape, or layers are left over.
     """
 
     _takes_embed_dim = False
@@ -270,9 +339,12 @@ class HFVisionEncoder(_TokenEncoder):
             raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
                               f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
         from transformers import AutoConfig, AutoModel
+        info = None
         try:
             if model is not None:
-                encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
+                # Tensors of another shape are refused below, with their names.
+                encoder, info = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), output_loading_info=True,
+                                                          ignore_mismatched_sizes=True)
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
@@ -280,7 +352,7 @@ class HFVisionEncoder(_TokenEncoder):
             if model is not None and isinstance(error, OSError):
                 gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
             raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: {gist}') from error
-        encoder = getattr(encoder, 'vision_model', encoder)
+        whole, encoder = encoder, getattr(encoder, 'vision_model', encoder)
         reads = getattr(encoder, 'main_input_name', 'pixel_values')  # transformers 4.57: a tower is a plain module
         if reads != 'pixel_values':
             raise ConfigError(f'{type(encoder).__name__} is no vision encoder: it reads {reads}, expected a model '
@@ -295,18 +367,83 @@ class HFVisionEncoder(_TokenEncoder):
         can = 'interpolate_pos_encoding' in inspect.signature(encoder.forward).parameters
         self._extra = dict(interpolate_pos_encoding=True) if can and self.image_size != made_for else {}
         self.embed_dim = self._dry_run()
+        if info is not None:
+            _check_loaded(whole, info, model, {id(parameter) for parameter in encoder.parameters()
+                                               if parameter.requires_grad})
 
     def _features(self, images):
         dtype = next(self.module.parameters()).dtype
         return self.module(pixel_values=images.to(dtype), **self._extra).last_hidden_state
 
 
+def _check_loaded(model, info, folder, used):
+    """Refuse a model of transformers of which the folder filled only a part, or not all of the folder.
+
+    Args:
+        model (nn.Module): What ``from_pretrained`` built.
+        info (dict): Its ``output_loading_info``.
+        folder (str): Where it is from.
+        used (set[int]): Identities of the parameters that the tokens depend on; the others may be random.
+    """
+    modules = dict(model.named_modules())
+
+    def counts(key):
+        name, _, last = key.rpartition('.')
+        own = dict(modules[name].named_parameters(recurse=False)) if name in modules else {}
+        # a buffer (a running mean) counts where the parameters beside it do
+        return id(own[last]) in used if last in own else any(id(value) in used for value in own.values())
+
+    name, advice = type(model).__name__, 'take the config.json that belongs to the weights, or the whole folder again'
+    mismatched = [entry for entry in mismatched_tensors(model, info) if counts(entry[0])]
+    if mismatched:
+        key, in_file, in_model = mismatched[0]
+        raise ConfigError(f'the vision encoder {folder} has {len(mismatched)} tensors of another shape than {name}, '
+                          f'first {key}: {in_file} in the file, {in_model} in the model: {advice}')
+    missing = sorted(key for key in info['missing_keys'] if counts(key) and not key.endswith('num_batches_tracked'))
+    if missing:
+        raise ConfigError(f'the vision encoder {folder} lacks {len(missing)} tensors of {name}, first {missing[0]}: '
+                          f'they would be random. Does its config.json say more layers than there are? Then {advice}')
+    prefix = f'{getattr(model, "base_model_prefix", "")}.'  # a file with a head has it before the encoder's names
+    left = set()
+    for match in filter(None, map(re.compile(r'(.*?)\.(\d+)\.').match, info['unexpected_keys'])):
+        layers = next((item for item in (match[1], match[1].removeprefix(prefix)) if item in modules), None)
+        if layers is not None and f'{layers}.{match[2]}' not in modules and any(
+                id(parameter) in used for parameter in modules[layers].parameters()):
+            left.add(f'{layers}.{match[2]}')
+    if left:
+        raise ConfigError(f'the vision encoder {folder} has {len(left)} layers more than {name}, first '
+                          f'{min(left, key=lambda layer: (len(layer), layer))}: they would be left out. Does its '
+                          f'config.json say fewer layers than there are? Then {advice}')
+
+
 def _build(cfg):
     """Call what ``cfg['type']`` names with the other entries."""
     cfg = dict(cfg)
-    name = cfg.pop('type')
-    if '.' not in name:
-        return MODELS.build(dict(type=name, **cfg))
+    name = cfg.pop('type', None)
+    if not isinstance(name, str) or not all(name.split('.')):
+        raise ConfigError(f'FeatureMapEncoder: type of module is {name!r}, expected '
+                          "module=dict(type='package.module.Callable', ...) with the arguments of what it names")
+    make = _imported(name) if '.' in name else _registered(name)
+    try:
+        return make(**cfg)
+    except _BUILD_ERRORS as error:
+        raise ConfigError(f'FeatureMapEncoder: {name} could not be built with {cfg}: '
+                          f'{first_lines(error, 2)}') from error
+
+
+def _registered(name):
+    """What builds a model of our registry or mmengine's; nothing is imported by that name."""
+    known = {**(MODELS.parent.module_dict if MODELS.parent else {}), **MODELS.module_dict}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ConfigError(f'FeatureMapEncoder: no model {name!r} is registered'
+                          + (f'; did you mean {near[0]!r}?' if near else
+                             ", expected module=dict(type='package.module.Callable', ...)"))
+    return lambda **kwargs: MODELS.build(dict(kwargs, type=name))
+
+
+def _imported(name):
+    """What a name with dots stands for."""
     parts = name.split('.')
     for split in range(len(parts) - 1, 0, -1):  # 'package.module.Class.method': the longest module wins
         module = '.'.join(parts[:split])
@@ -321,7 +458,7 @@ def _build(cfg):
                 found = getattr(found, attribute)
         except AttributeError as error:
             raise ConfigError(f'vision encoder: {module} has no {".".join(parts[split:])}') from error
-        return found(**cfg)
+        return found
     raise ConfigError(f'vision encoder {name}: the package {parts[0]} is not installed; '
                       f'try: pip install {parts[0].replace("_", "-")}')
 

@@ -122,7 +122,7 @@ class VisionTransformer(nn.Module):
     Raises:
         ConfigError: If ``patch_size`` does not divide ``image_size``, ``num_heads`` does not divide ``width``, or
             ``activation`` or ``qkv_bias`` has another value.
-        CheckpointError: If ``weights`` does not fit.
+        CheckpointError: If ``weights`` does not fit; a published encoder may have one block more, no further ones.
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 14, width: int = 1408, depth: int = 39,

@@ -151,3 +151,10 @@ def test_a_frozen_encoder_with_other_weights_is_refused_at_any_image_size(stage2
     parts['vision']['image_size'] = size
     with pytest.raises(CheckpointError, match="the frozen part 'vision' differs from the one that .* trained with"):
         io.load_strict(build(parts, frozen=('vision', )), io.read_checkpoint(path), path)
+
+
+def test_tokens_of_another_width_than_the_qformer_expects_are_refused(tiny_parts):
+    tiny_parts['qformer']['vision_width'] = 24
+    with pytest.raises(ConfigError, match=r'encoder \(VisionTransformer\) are 16 wide, qformer.vision_width is 24: set '
+                                          'it to 16'):
+        build(tiny_parts)

@@ -156,3 +156,10 @@ def test_vision_cache_refuses_random_transforms_and_trainable_encoders(tiny_part
         build(tiny_parts, vision_cache_gib=1.).train().loss(images, samples)
     with pytest.raises(ConfigError, match='add vision to frozen'):
         build(tiny_parts, vision_cache_gib=1., frozen=())
+
+
+def test_tokens_of_another_width_than_the_qformer_expects_are_refused(tiny_parts):
+    tiny_parts['qformer']['vision_width'] = 24
+    with pytest.raises(ConfigError, match=r'encoder \(VisionTransformer\) are 16 wide, qformer.vision_width is 24: set '
+                                          'it to 16'):
+        build(tiny_parts)

@@ -1,11 +1,13 @@
 """Vision adapters: tokens out of anything, weights whole or refused, buffers untouched in eval mode."""
+import json
 import sys
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from mmblip2.checkpoints import io
 from mmblip2.errors import CheckpointError, ConfigError
@@ -96,6 +98,31 @@ def test_a_dotted_type_is_called_with_the_other_entries(tmp_path, monkeypatch):
     cfg = dict(type='pkg_of_net.Net.from_name', channels=5)
     assert FeatureMapEncoder(cfg, image_size=8).embed_dim == 5
     assert cfg == dict(type='pkg_of_net.Net.from_name', channels=5)
+
+
+VIT_OF_OURS = dict(image_size=8, patch_size=4, width=16, depth=1, num_heads=2)
+
+
+def test_a_registered_module_is_built_with_the_other_entries():
+    cfg = dict(VIT_OF_OURS, type='VisionTransformer')
+    assert FeatureMapEncoder(cfg, image_size=8).embed_dim == 16
+
+
+@pytest.mark.parametrize('module, message', [
+    (dict(foo=1), r"type of module is None, expected module=dict\(type='package.module.Callable', ...\)"),
+    (dict(type=3), 'type of module is 3, expected'),
+    (dict(type='torch.nn.'), "type of module is 'torch.nn.', expected"),
+    (dict(type='VisionTransfomer'), "no model 'VisionTransfomer' is registered; did you mean 'VisionTransformer'"),
+    (dict(type='zzz'), r"no model 'zzz' is registered, expected module=dict\(type='package.module.Callable', ...\)"),
+    (dict(type='this'), "no model 'this' is registered"),
+    (dict(type='torch.nn.Conv2d', in_chanels=3),
+     r"torch.nn.Conv2d could not be built with \{'in_chanels': 3\}: .*unexpected .*'in_chanels'"),
+    (dict(type='VisionTransformer', widht=3), "VisionTransformer could not be built with .*unexpected .*'widht'"),
+    (dict(VIT_OF_OURS, type='VisionTransformer', image_size=9), 'image_size 9 is not a multiple of patch_size 4'),
+])
+def test_a_module_that_cannot_be_built_is_explained(module, message):
+    with pytest.raises(ConfigError, match=message):
+        FeatureMapEncoder(module, image_size=8)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
@@ -208,6 +235,45 @@ def test_what_the_tokens_do_not_need_is_not_trained():
     assert trained == ['module.conv.weight', 'module.conv.bias', 'module.norm.weight', 'module.norm.bias']
 
 
+def saved(folder, config, auto=AutoModel, **settings):
+    """A folder with the weights of ``config``, whose config.json then says ``settings`` instead."""
+    auto.from_config(AutoConfig.for_model(**config)).save_pretrained(folder)
+    said = json.loads((folder / 'config.json').read_text())
+    said.get('vision_config', said).update(settings)
+    for name in ('out_features', 'out_indices', 'stage_names'):  # of a DINOv2: they follow from the layers
+        said.pop(name, None)
+    (folder / 'config.json').write_text(json.dumps(said))
+    return str(folder)
+
+
+@pytest.mark.parametrize('auto', [AutoModel, AutoModelForImageClassification])
+@pytest.mark.parametrize('name', ['vit', 'clip', 'dinov2'])
+def test_a_folder_whose_config_and_weights_have_other_layers_is_refused(tmp_path, name, auto):
+    layers = dict(num_hidden_layers=2)
+    config = dict(TOWER, **layers, model_type=name) if name != 'clip' else dict(
+        model_type='clip', text_config=LAYERS, vision_config=dict(TOWER, **layers))
+    HFVisionEncoder(model=saved(tmp_path, config, auto))
+    for path in (tmp_path / 'more', tmp_path / 'fewer', tmp_path / 'wide'):
+        path.mkdir()
+    with pytest.raises(ConfigError, match=r'more lacks 1\d tensors of \w+, first .*\.2\.\S+: they would be random'):
+        HFVisionEncoder(model=saved(tmp_path / 'more', config, auto, num_hidden_layers=3))
+    with pytest.raises(ConfigError, match=r'fewer has 1 layers more than \w+, first \S+\.1: they would be left out'):
+        HFVisionEncoder(model=saved(tmp_path / 'fewer', config, auto, num_hidden_layers=1))
+    with pytest.raises(ConfigError, match=r'wide has \d+ tensors of another shape than .*config.json that belongs'):
+        HFVisionEncoder(model=saved(tmp_path / 'wide', config, auto, patch_size=2))
+
+
+def test_a_folder_without_running_statistics_is_refused(tmp_path):
+    config = dict(model_type='resnet', hidden_sizes=[8], depths=[1], embedding_size=8, layer_type='basic')
+    folder = saved(tmp_path, config, AutoModelForImageClassification)  # its head is classifier.1, which is no layer
+    state = load_file(tmp_path / 'model.safetensors')
+    HFVisionEncoder(model=folder, image_size=32)
+    kept = {key: value for key, value in state.items() if not key.endswith('running_mean')}
+    save_file(kept, tmp_path / 'model.safetensors', metadata=dict(format='pt'))
+    with pytest.raises(ConfigError, match='lacks 3 tensors of ResNetModel, first embedder.*running_mean'):
+        HFVisionEncoder(model=folder, image_size=32)
+
+
 def test_a_hugging_face_encoder_needs_one_source():
     with pytest.raises(ConfigError, match='needs either model=<folder'):
         HFVisionEncoder()
@@ -238,6 +304,25 @@ def test_an_mmpretrain_backbone_gives_tokens_and_loads_its_weights(tmp_path):
     assert loaded.weights_source == path and torch.equal(loaded(images), encoder(images))
     with pytest.raises(ConfigError, match="mmpretrain has no backbone 'VisionTransfomer'"):
         MMPretrainBackbone('VisionTransfomer')
+
+
+def test_a_backbone_of_mmpretrain_is_looked_up_and_never_imported(tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'module_with_marker.py').write_text(f'open({str(tmp_path / "marker")!r}, "w").close()')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ('module_with_marker', 'mmpretrain.module_with_marker', 'module_with_marker.ResNet'):
+        with pytest.raises(ConfigError, match=f'mmpretrain has no backbone .{name.removeprefix("mmpretrain.")}'):
+            MMPretrainBackbone(name, depth=18, image_size=32)
+    assert not (tmp_path / 'marker').exists()
+
+
+@pytest.mark.parametrize('image_size', [10, None])
+def test_a_backbone_of_mmpretrain_cuts_the_images_into_whole_patches(image_size):
+    pytest.importorskip('mmpretrain')
+    with pytest.raises(ConfigError, match='mmpretrain.VisionTransformer: image_size 10 is not a multiple of '
+                                          'patch_size 4: set it to 8 or 12'):
+        MMPretrainBackbone(**dict(SMALL, img_size=10, image_size=image_size, embed_dim=16))
+    MMPretrainBackbone('ResNet', depth=18, image_size=70)  # has no patches
 
 
 ARCH = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)
