@@ -1,10 +1,48 @@
-"""What to tell a user whose Hugging Face folder, or hub name without network, could not be read."""
+"""Hugging Face models: what a config may say of them, and what to tell a user whose folder, or hub name without
+network, could not be read."""
 import os
 import re
+
+from mmblip2.errors import ConfigError
 
 TOKENIZER_FILES = 'tokenizer.json and tokenizer_config.json'
 MODEL_FILES = ('config.json and model.safetensors (a large model: model.safetensors.index.json and all of its '
                'parts)')
+_RUNS_CODE = ('trust_remote_code', 'custom_generate', 'auto_map', 'code_revision')
+
+
+def settings_that_run_code(settings):
+    """Settings with which transformers runs Python files of a model's folder or repository.
+
+    Args:
+        settings (dict): Of a model or of ``generate``; nested ones count too.
+
+    Returns:
+        dict: Place of each such setting (``'text_config.auto_map'``) to what is wrong with it.
+    """
+    found = {}
+    for key, value in settings.items():
+        kernel = str(key).lstrip('_') == 'attn_implementation' and '/' in str(value)  # a repository with a kernel
+        if key in _RUNS_CODE or kernel:
+            found[key] = (f'{key}={value!r} would run code of a model repository, which mmblip2 never does: leave it '
+                          'out, and use a model that transformers has itself')
+        elif isinstance(value, dict):
+            found.update((f'{key}.{place}', problem) for place, problem in settings_that_run_code(value).items())
+    return found
+
+
+def refuse_code(settings, what):
+    """Refuse settings with which code of a model's folder would run.
+
+    Args:
+        settings (dict): See :func:`settings_that_run_code`.
+        what (str): What they are of, for the error.
+
+    Raises:
+        ConfigError: There is one.
+    """
+    for problem in settings_that_run_code(settings).values():
+        raise ConfigError(f'{what}: {problem}')
 
 
 def cannot_read(name, files):

@@ -290,9 +290,16 @@ class _Checker:
                 self.item(node, path, registry, skip=() if foreign else ('init_cfg',))
             if foreign:
                 return
+            self.code(node, path)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if key not in FOREIGN_KEYS:
                 self.model(value, f'{path}.{key}', registry)
+
+    def code(self, node, path):
+        from ..models.hub import settings_that_run_code
+        for name in ('config', 'generation'):
+            for place, problem in settings_that_run_code(_dict(node.get(name))).items():
+                self.add(f'{path}.{name}.{place}', problem)
 
     def dataloader(self, loader, path, root):
         if not isinstance(loader, dict):
@@ -400,6 +407,10 @@ class _Checker:
             if key != 'auto' and not set(key.split('/')) & {prefix.split('/')[0] for prefix in prefixes}:
                 self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
                                                                f'start with {", ".join(sorted(prefixes))}')
+
+
+def _dict(value):
+    return value if isinstance(value, dict) else {}
 
 
 def _each(value, path, always_list=False):

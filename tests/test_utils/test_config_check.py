@@ -96,6 +96,15 @@ def test_typo_is_found_with_a_suggestion(change, message):
     assert message in problems(cfg)
 
 
+def test_settings_that_would_run_code_are_found():
+    cfg = config()
+    cfg.model.part = dict(type='CausalLM', config=dict(text_config=dict(auto_map={})))
+    cfg.model.generation = dict(trust_remote_code=True)
+    text = problems(cfg)
+    assert 'model.part.config.text_config.auto_map: auto_map={} would run code of a model repository' in text
+    assert 'model.generation.trust_remote_code: trust_remote_code=True would run code of a model repository' in text
+
+
 def test_all_problems_are_listed_at_once():
     cfg = config()
     cli.apply_cfg_options(cfg, ['model.type=ToyModle', '+optim_wraper=1', '+train_cfg.max_iter=2'])

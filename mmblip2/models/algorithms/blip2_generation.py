@@ -11,6 +11,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
+from ..hub import refuse_code
 from ..language.base import LanguageModel
 from ..qformer import QFormer
 from .base import VisionLanguageModel, check_text_fits
@@ -38,7 +39,8 @@ class Blip2Generation(VisionLanguageModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round.
+        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round, or
+            ``generation`` would run code of a model repository.
     """
 
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
@@ -53,6 +55,7 @@ class Blip2Generation(VisionLanguageModel):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
                 'that reads text, neither for one that does not')
+        refuse_code(generation or {}, 'generation of the model')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,

@@ -13,7 +13,7 @@ from torch import nn
 from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
-from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
+from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read, refuse_code
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
 _ADAPTERS = {'AutoModelForCausalLM': 'CausalLM', 'AutoModelForSeq2SeqLM': 'Seq2SeqLM'}
@@ -46,9 +46,10 @@ class LanguageModel(nn.Module):
         tokenizer: The transformers tokenizer.
 
     Raises:
-        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting, a model of the other
-            family (encoder-decoder or decoder-only), weights that do not fill the model or of which layers are
-            left over, no tokenizer, or a tokenizer with more ids than the model has embeddings.
+        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting or one with which code of the
+            folder would run, a model of the other family (encoder-decoder or decoder-only), weights that do not
+            fill the model or of which layers are left over, no tokenizer, or a tokenizer with more ids than the
+            model has embeddings.
         CheckpointError: ``weights`` do not fit.
     """
 
@@ -63,6 +64,7 @@ class LanguageModel(nn.Module):
                               "Hugging Face model>, or config=dict(model_type='opt', ...) for random weights")
         if model is None and tokenizer is None:
             raise ConfigError('the language model has no tokenizer: set tokenizer=<folder>')
+        refuse_code(dict(config or {}, attn_implementation=attention), 'config of the language model')
         self.tokenizer = tokenizer or model
         if isinstance(self.tokenizer, str):
             self.tokenizer = _load_tokenizer(self.tokenizer)
@@ -141,6 +143,9 @@ class LanguageModel(nn.Module):
 
         Returns:
             list[str]: The new text of each sample, stripped, without prompt and special tokens.
+
+        Raises:
+            ConfigError: A setting with which code of a model repository would run.
         """
 
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
@@ -153,6 +158,7 @@ class LanguageModel(nn.Module):
             settings['min_new_tokens'] = min_new_tokens
         if num_beams > 1:
             settings['length_penalty'] = length_penalty
+        refuse_code(kwargs, 'generate of the language model')
         settings.update(kwargs)
         return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
 
@@ -215,7 +221,9 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     settings = plain(overrides or {})
     tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
     try:
-        config, unknown = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **settings)
+        # False, as without the argument transformers asks at the terminal whether to run a folder's own code.
+        config, unknown = transformers.AutoConfig.from_pretrained(
+            folder, return_unused_kwargs=True, trust_remote_code=False, **settings)
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
@@ -225,7 +233,7 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
             # Tensors of another shape are refused below, with their names.
             model, info = getattr(transformers, auto_class).from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                ignore_mismatched_sizes=True, output_loading_info=True)
+                ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
                           f'({first_lines(error)})') from error

@@ -22,7 +22,7 @@ from torch import nn
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
-from ..hub import MODEL_FILES, cannot_read
+from ..hub import MODEL_FILES, cannot_read, refuse_code
 from .vit import not_a_multiple
 
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
@@ -269,10 +269,11 @@ class HFVisionEncoder(_TokenEncoder):
         if config is not None and 'model_type' not in config:
             raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
                               f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
+        refuse_code(config or {}, 'config of the vision encoder')
         from transformers import AutoConfig, AutoModel
         try:
             if model is not None:
-                encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype))
+                encoder = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), trust_remote_code=False)
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
