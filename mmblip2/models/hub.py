@@ -1,5 +1,6 @@
 """Hugging Face models: what a config may say of them, and what to tell a user whose folder, or hub name without
 network, could not be read."""
+import difflib
 import os
 import re
 
@@ -41,8 +42,61 @@ def refuse_code(settings, what):
     Raises:
         ConfigError: There is one.
     """
-    for problem in settings_that_run_code(settings).values():
-        raise ConfigError(f'{what}: {problem}')
+    refuse(settings_that_run_code(settings), what)
+
+
+def unknown_settings(settings):
+    """Settings that the config of a new model does not have; transformers would keep them and nothing would read them.
+
+    Args:
+        settings (dict): With ``model_type``; of nested ones (``vision_config``) too.
+
+    Returns:
+        dict: Place of each to what is wrong with it. Empty for a ``model_type`` that transformers does not know or that
+        has no defaults: it says so itself.
+    """
+    from transformers import AutoConfig
+    try:
+        defaults = AutoConfig.for_model(settings.get('model_type'))
+    except Exception:  # composed configs have checks of their own
+        return {}
+    return _unknown(settings, defaults)
+
+
+def _unknown(settings, defaults):
+    found = {}
+    for key, value in settings.items():
+        if key in ('model_type', 'decoder_start_token_id'):  # the latter has no default, but is one of T5's
+            continue
+        if not hasattr(defaults, key):
+            found[key] = f'{defaults.model_type!r} has no setting {key!r}' + suggestion(
+                key, [*vars(defaults), *getattr(defaults, 'attribute_map', ())])
+            continue
+        inner = getattr(defaults, key)
+        if isinstance(value, dict) and hasattr(inner, 'model_type'):
+            nested = unknown_settings(value) if 'model_type' in value else _unknown(value, inner)
+            found.update((f'{key}.{place}', problem) for place, problem in nested.items())
+    return found
+
+
+def suggestion(key, names):
+    """'; did you mean ...?' if one of ``names`` is close to ``key``, or nothing."""
+    near = difflib.get_close_matches(key, names, n=1)
+    return f'; did you mean {near[0]!r}?' if near else ''
+
+
+def refuse(problems, what):
+    """Raise if there are problems.
+
+    Args:
+        problems (dict): As from the functions above.
+        what (str): What the settings are of, for the error.
+
+    Raises:
+        ConfigError: With all of them.
+    """
+    if problems:
+        raise ConfigError(f'{what}: ' + '; '.join(problems.values()))
 
 
 def cannot_read(name, files):

@@ -290,16 +290,27 @@ class _Checker:
                 self.item(node, path, registry, skip=() if foreign else ('init_cfg',))
             if foreign:
                 return
-            self.code(node, path)
+            self.hugging_face(node, path, registry)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if key not in FOREIGN_KEYS:
                 self.model(value, f'{path}.{key}', registry)
 
-    def code(self, node, path):
-        from ..models.hub import settings_that_run_code
-        for name in ('config', 'generation'):
-            for place, problem in settings_that_run_code(_dict(node.get(name))).items():
-                self.add(f'{path}.{name}.{place}', problem)
+    def hugging_face(self, node, path, registry):
+        """What goes on to transformers: the config of a model, the settings of a generation."""
+        from ..models.hub import settings_that_run_code, unknown_settings
+        from ..models.language.base import LanguageModel, generation_problems
+        config, generation = _dict(node.get('config')), _dict(node.get('generation'))
+        problems = settings_that_run_code(config)
+        if config and node.get('model') is None:
+            problems = {**unknown_settings(config), **problems}
+        for place, problem in problems.items():
+            self.add(f'{path}.config.{place}', problem)
+        if generation:
+            name = _dict(node.get('language_model')).get('type')
+            kind = _child(registry).get(name) if isinstance(name, str) else name
+            generate = getattr(kind, 'generate', LanguageModel.generate)
+            for place, problem in generation_problems(generation, generate).items():
+                self.add(f'{path}.generation.{place}', problem)
 
     def dataloader(self, loader, path, root):
         if not isinstance(loader, dict):

@@ -105,6 +105,20 @@ def test_settings_that_would_run_code_are_found():
     assert 'model.generation.trust_remote_code: trust_remote_code=True would run code of a model repository' in text
 
 
+def test_settings_of_models_and_generation_are_checked():
+    cfg = config()
+    cfg.model.language_model = dict(type='CausalLM', config=dict(model_type='opt', hiden_size=3, vocab_size=9))
+    cfg.model.vision = dict(type='HFVisionEncoder', config=dict(model_type='vit', hidden_size=32, patchsize=3))
+    cfg.model.generation = dict(num_beems=5, max_new_tokens=5, repetition_penalty=2.)
+    text = problems(cfg)
+    for line in (
+            "model.language_model.config.hiden_size: 'opt' has no setting 'hiden_size'; did you mean 'hidden_size'?",
+            "model.vision.config.patchsize: 'vit' has no setting 'patchsize'; did you mean 'patch_size'?",
+            "model.generation.num_beems: generate has no setting 'num_beems'; did you mean 'num_beams'?"):
+        assert line in text
+    assert 'vocab_size' not in text and 'max_new_tokens' not in text and 'repetition_penalty' not in text
+
+
 def test_all_problems_are_listed_at_once():
     cfg = config()
     cli.apply_cfg_options(cfg, ['model.type=ToyModle', '+optim_wraper=1', '+train_cfg.max_iter=2'])

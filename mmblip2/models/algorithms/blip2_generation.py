@@ -11,8 +11,8 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
-from ..hub import refuse_code
-from ..language.base import LanguageModel
+from ..hub import refuse
+from ..language.base import LanguageModel, generation_problems
 from ..qformer import QFormer
 from .base import VisionLanguageModel, check_text_fits
 
@@ -40,7 +40,7 @@ class Blip2Generation(VisionLanguageModel):
 
     Raises:
         ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round, or
-            ``generation`` would run code of a model repository.
+            ``generation`` has an unknown setting or one with which code of a model repository would run.
     """
 
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
@@ -55,7 +55,7 @@ class Blip2Generation(VisionLanguageModel):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
                 'that reads text, neither for one that does not')
-        refuse_code(generation or {}, 'generation of the model')
+        refuse(generation_problems(generation or {}, language_model.generate), 'generation of the model')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,

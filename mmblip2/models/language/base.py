@@ -3,7 +3,7 @@
 Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input embeddings.
 """
 import contextlib
-import difflib
+import inspect
 import re
 from abc import abstractmethod
 
@@ -13,7 +13,16 @@ from torch import nn
 from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
-from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read, refuse_code
+from ..hub import (
+    MODEL_FILES,
+    TOKENIZER_FILES,
+    cannot_read,
+    refuse,
+    refuse_code,
+    settings_that_run_code,
+    suggestion,
+    unknown_settings,
+)
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
 _ADAPTERS = {'AutoModelForCausalLM': 'CausalLM', 'AutoModelForSeq2SeqLM': 'Seq2SeqLM'}
@@ -145,7 +154,7 @@ class LanguageModel(nn.Module):
             list[str]: The new text of each sample, stripped, without prompt and special tokens.
 
         Raises:
-            ConfigError: A setting with which code of a model repository would run.
+            ConfigError: An unknown setting, or one with which code of a model repository would run.
         """
 
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
@@ -158,7 +167,7 @@ class LanguageModel(nn.Module):
             settings['min_new_tokens'] = min_new_tokens
         if num_beams > 1:
             settings['length_penalty'] = length_penalty
-        refuse_code(kwargs, 'generate of the language model')
+        refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
         settings.update(kwargs)
         return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
 
@@ -170,6 +179,28 @@ class LanguageModel(nn.Module):
             texts.append(self.tokenizer.decode(row, skip_special_tokens=True,
                                                clean_up_tokenization_spaces=False).strip())
         return texts
+
+
+def generation_problems(settings, generate):
+    """What is wrong with the settings of a generation.
+
+    Args:
+        settings (dict): What is given to ``generate`` beside prefix and prompts.
+        generate (function): That method of a language model; what it passes on goes to transformers.
+
+    Returns:
+        dict: Each wrong setting to what is wrong with it.
+    """
+    problems = settings_that_run_code(settings)
+    taken = inspect.signature(generate).parameters.values()
+    allowed = {item.name for item in taken if item.kind is not item.VAR_KEYWORD} - {'self', 'prefix', 'prompts'}
+    if settings and any(item.kind is item.VAR_KEYWORD for item in taken):
+        from transformers import GenerationConfig
+        allowed.update(name for name in vars(GenerationConfig()) if name[0] != '_' and name != 'transformers_version')
+    for key in settings:
+        if key not in allowed and key not in problems:
+            problems[key] = f'generate has no setting {key!r}' + suggestion(key, allowed)
+    return problems
 
 
 def pad_ids(rows, device, side='right'):
@@ -305,15 +336,11 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
     settings = plain(config)
     model_type = settings.pop('model_type', None)
     try:
-        defaults = transformers.AutoConfig.for_model(model_type)
+        transformers.AutoConfig.for_model(model_type)
     except ValueError as error:
         raise ConfigError(f'config of the language model: model_type={model_type!r} is not known to '
                           "transformers, expected 'opt', 'llama', 't5' ...") from error
-    for key in settings:
-        if not hasattr(defaults, key) and key != 'decoder_start_token_id':  # has no default, but is one of T5's
-            near = difflib.get_close_matches(key, vars(defaults), n=1)
-            raise ConfigError(f'config of the language model: {model_type!r} has no setting {key!r}'
-                              + (f'; did you mean {near[0]!r}?' if near else ''))
+    refuse(unknown_settings(config), 'config of the language model')
     settings.setdefault('vocab_size', len(tokenizer))
     for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
         if getattr(tokenizer, name) is not None:

@@ -22,7 +22,7 @@ from torch import nn
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
-from ..hub import MODEL_FILES, cannot_read, refuse_code
+from ..hub import MODEL_FILES, cannot_read, refuse, refuse_code, unknown_settings
 from .vit import not_a_multiple
 
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
@@ -254,8 +254,9 @@ class HFVisionEncoder(_TokenEncoder):
         dtype (str): Type of the weights, ``'float32'``, ``'bfloat16'`` or ``'float16'``.
 
     Raises:
-        ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, an ``image_size`` that is no multiple of the patch size, or an unknown ``dtype``.
+        ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, an unknown setting in
+            ``config``, a model without images as input, an ``image_size`` that is no multiple of the patch size, or an
+            unknown ``dtype``.
     """
 
     _takes_embed_dim = False
@@ -270,6 +271,7 @@ class HFVisionEncoder(_TokenEncoder):
             raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
                               f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
         refuse_code(config or {}, 'config of the vision encoder')
+        refuse(unknown_settings(config or {}), 'config of the vision encoder')
         from transformers import AutoConfig, AutoModel
         try:
             if model is not None:

@@ -66,6 +66,17 @@ def test_predict_writes_pred_text(tiny_parts):
     assert [type(sample.pred_text) for sample in model.predict(images, samples)] == [str, str]
 
 
+def test_a_wrong_setting_of_the_generation_is_refused_before_any_training(tiny_parts):
+    with pytest.raises(ConfigError, match="generation of the model: generate has no setting 'num_beems'; did you mean "
+                                          "'num_beams'.; generate has no setting 'prompts'"):
+        build(tiny_parts, generation=dict(num_beems=5, max_new_tokens=4, prompts=['a']))
+    with pytest.raises(ConfigError, match="generate of the language model: .* did you mean 'top_k'"):
+        build(tiny_parts).language_model.generate(None, ['a'], topk=2)
+    model = build(tiny_parts, generation=dict(num_beams=2, max_new_tokens=4, repetition_penalty=1.5)).eval()
+    images, samples = batch('a')
+    assert len(model.predict(images, samples)) == 2
+
+
 def test_question_reaches_the_prefix(tiny_parts):
     model = build(tiny_parts, reads_text=True).eval()
     images, _ = batch()
