@@ -101,9 +101,17 @@ class Blip2Generation(VisionLanguageModel):
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
-        """Write ``pred_text`` into the samples and return them."""
+        """Write ``pred_text`` into the samples and return them.
+
+        Raises:
+            ConfigError: The language model returns another number of texts than there are samples.
+        """
         texts = self.language_model.generate(
             self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples], **self.generation)
+        if len(texts) != len(data_samples):
+            raise ConfigError(f'{type(self.language_model).__name__}.generate returned {len(texts)} texts for '
+                              f'{len(data_samples)} samples, expected one a sample: check what it does with generation='
+                              f'{self.generation}')
         for sample, text in zip(data_samples, texts):
             sample.pred_text = text
         return data_samples

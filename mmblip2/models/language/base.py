@@ -154,7 +154,8 @@ class LanguageModel(nn.Module):
             list[str]: The new text of each sample, stripped, without prompt and special tokens.
 
         Raises:
-            ConfigError: An unknown setting, or one with which code of a model repository would run.
+            ConfigError: An unknown setting, or one with which code of a model repository would run or the result would
+                not be one text a sample.
         """
 
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
@@ -197,6 +198,12 @@ def generation_problems(settings, generate):
     if settings and any(item.kind is item.VAR_KEYWORD for item in taken):
         from transformers import GenerationConfig
         allowed.update(name for name in vars(GenerationConfig()) if name[0] != '_' and name != 'transformers_version')
+    if settings.get('num_return_sequences') not in (None, 1):
+        problems['num_return_sequences'] = (f'num_return_sequences={settings["num_return_sequences"]!r}, but generate '
+                                            'returns one text a sample: leave it out')
+    if settings.get('return_dict_in_generate'):
+        problems['return_dict_in_generate'] = ('return_dict_in_generate is set, but generate returns texts alone: '
+                                               'leave it out')
     for key in settings:
         if key not in allowed and key not in problems:
             problems[key] = f'generate has no setting {key!r}' + suggestion(key, allowed)
