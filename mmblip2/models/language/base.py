@@ -158,6 +158,14 @@ class LanguageModel(nn.Module):
                 not be one text a sample.
         """
 
+    def _check_length(self, length, what='prefix, text and new tokens make'):
+        """Refuse more positions than the model has a table for; relative ones (T5) have no limit."""
+        limit = getattr(self.model.config, 'max_position_embeddings', None)
+        if limit is not None and length > limit:
+            raise ConfigError(f'{what} {length} tokens, but the language model has '
+                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
+                              'a larger max_position_embeddings')
+
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
                 length_penalty, kwargs):
         """Run transformers' ``generate`` on embeddings and return the (B, N) ids that it gives back."""

@@ -125,13 +125,6 @@ class CausalLM(LanguageModel):
     def _tokenize(self, text):
         return self.tokenizer(text, add_special_tokens=self.add_special_tokens).input_ids
 
-    def _check_length(self, length, what='prefix, text and new tokens make'):
-        limit = getattr(self.model.config, 'max_position_embeddings', None)
-        if limit is not None and length > limit:
-            raise ConfigError(f'{what} {length} tokens, but the language model has '
-                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
-                              'a larger max_position_embeddings')
-
 
 def _prepend(prefix, embeds, mask):
     """Put the prefix (B, Q, H), always visible, before embeddings (B, T, H) and mask (B, T) bool."""
