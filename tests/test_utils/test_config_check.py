@@ -162,6 +162,49 @@ def test_missing_checkpoint_is_found():
         check.check_config(config(), checkpoint='nowhere.pth')
 
 
+def test_a_folder_without_a_checkpoint_is_found(tmp_path):
+    with pytest.raises(ConfigError, match=r'is a folder without a checkpoint \(iter_\*.pth, epoch_\*.pth\): check the'):
+        check.check_config(config(), checkpoint=str(tmp_path))
+    (tmp_path / 'iter_4.pth').touch()
+    check.check_config(config(), checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize('load_from, message', [
+    ('none.pth', 'load_from: checkpoint none.pth not found: run the training that writes it first, or set load_from'),
+    ('empty', 'load_from: empty is a folder without a checkpoint (iter_*.pth, epoch_*.pth): run the training that'),
+    ([dict(checkpoint='stage1'), dict(checkpoint='none', exclude=['a'])],
+     'load_from[1].checkpoint: checkpoint none not found'),
+    (dict(checkpoint='none'), 'load_from.checkpoint: checkpoint none not found')])
+def test_what_a_training_starts_from_has_to_exist(tmp_path, monkeypatch, load_from, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ('stage1', 'empty', 'work'):
+        Path(name).mkdir()
+    Path('stage1', 'iter_4.pth').touch()
+    cfg = config(load_from=load_from)
+    check.check_config(cfg)  # without a training nobody reads it
+    for cfg.resume in (False, True):  # there is nothing to resume either
+        with pytest.raises(ConfigError) as error:
+            check.check_config(cfg, training=True)
+        assert message in str(error.value) and str(error.value).startswith('1 problem in')
+    Path('work', 'iter_2.pth').touch()
+    check.check_config(cfg, training=True)  # resumed, so load_from is not read
+    cfg.resume = 'stage1'
+    check.check_config(cfg, training=True)
+    cfg.resume = 'none.pth'
+    with pytest.raises(ConfigError, match='resume: checkpoint none.pth not found: check the path'):
+        check.check_config(cfg, training=True)
+    check.check_config(config(load_from='stage1'), training=True)
+
+
+@pytest.mark.parametrize('load_from, message', [
+    ([dict(checkpoint='a', includes=['b'])], "load_from[0].includes: unknown key; did you mean 'include'?"),
+    ([dict(path='a')], 'load_from[0]: expected a path or a list of dict(checkpoint=<path>, include=[...], exclude'),
+    (['a.pth'], "list of dict(checkpoint=<path>, include=[...], exclude=[...]), got 'a.pth'"),
+    (3, 'load_from: expected a path or a list of dict(checkpoint=<path>')])
+def test_load_from_is_a_path_or_a_list_of_dicts(load_from, message):
+    assert message in problems(config(load_from=load_from))
+
+
 def test_unreadable_config_names_the_file(tmp_path):
     path = tmp_path / 'bad.py'
     path.write_text('model = dict(\n')
