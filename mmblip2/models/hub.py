@@ -6,9 +6,10 @@ import re
 
 from mmblip2.errors import ConfigError
 
-TOKENIZER_FILES = 'tokenizer.json and tokenizer_config.json'
-MODEL_FILES = ('config.json and model.safetensors (a large model: model.safetensors.index.json and all of its '
-               'parts)')
+TOKENIZER_FILES = ('tokenizer.json and tokenizer_config.json (some have vocab.json and merges.txt, vocab.txt or '
+                   'tokenizer.model instead of the first)')
+MODEL_FILES = ('config.json and model.safetensors (some have pytorch_model.bin; a large model all of its parts and '
+               'their index.json)')
 _RUNS_CODE = ('trust_remote_code', 'custom_generate', 'auto_map', 'code_revision')
 
 
@@ -117,6 +118,8 @@ def cannot_read(name, files):
         return f'there is no such folder; expected one with {files}'
     from huggingface_hub.constants import HF_HUB_CACHE
     cached = os.path.join(HF_HUB_CACHE, 'models--' + name.replace('/', '--'))
+    folder = name.split('/')[-1]
     return (f'there is no such folder here, and no such name on the Hugging Face hub, or no way to the hub. Without '
-            f'network: get {files} of {name} on a machine with network, put them into one folder, and give that '
-            f'folder instead of the name; or copy the whole of {cached} from there to here')
+            f'network: on a machine with network run `hf download {name} --local-dir {folder}`, which gets {files}, '
+            f'copy the folder to here, and give its path instead of the name; or copy the whole of {cached} from there '
+            'to here')

@@ -102,12 +102,14 @@ def test_a_path_is_not_taken_for_a_hub_name(path):
 @pytest.mark.parametrize('name', ['gpt2', 'google/flan-t5-xl', 'facebook/opt-2.7b'])
 def test_a_hub_name_without_network_names_the_files_and_their_places(name):
     text = cannot_read(name, 'a and b')
-    assert f'get a and b of {name} on a machine with network' in text and 'give that folder instead' in text
+    assert f'run `hf download {name} --local-dir {name.split("/")[-1]}`, which gets a and b, copy the folder' in text
+    assert 'give its path instead of the name' in text
     cached = os.path.join('hub', 'models--' + name.replace('/', '--'))
     assert text.endswith(f'{cached} from there to here')
 
 
 def test_bert_tokenizer_says_it_too():
-    with pytest.raises(ConfigError, match=r"no BERT tokenizer could be read from 'bert-base-uncased': .* get "
-                                          'tokenizer.json and tokenizer_config.json of bert-base-uncased on'):
+    with pytest.raises(ConfigError, match=r"no BERT tokenizer could be read from 'bert-base-uncased': .* run `hf "
+                                          'download bert-base-uncased --local-dir bert-base-uncased`, which gets '
+                                          'tokenizer.json .*vocab.json and merges.txt, vocab.txt or tokenizer.model'):
         BertTokenizer('bert-base-uncased')

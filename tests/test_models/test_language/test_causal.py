@@ -352,10 +352,11 @@ def test_a_folder_without_a_model_says_what_it_holds(folder):
     (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder: there is no such folder'),
     (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded: there is no'),
     (dict(model='facebook/opt-2.7b', config=None),
-     'could not be loaded: .* get config.json and model.safetensors .* of facebook/opt-2.7b on a machine with network, '
-     'put them into one folder, and give that folder .* copy the whole of .*models--facebook--opt-2.7b from there'),
+     'could not be loaded: .* on a machine with network run `hf download facebook/opt-2.7b --local-dir opt-2.7b`, '
+     'which gets config.json and model.safetensors .*pytorch_model.bin.* copy the folder to here, and give its path .* '
+     'copy the whole of .*models--facebook--opt-2.7b from there'),
     (dict(tokenizer='facebook/opt-2.7b'),
-     'no tokenizer .* from facebook/opt-2.7b: .* get tokenizer.json and tokenizer_config.json of facebook/opt-2.7b'),
+     'no tokenizer .* from facebook/opt-2.7b: .* `hf download facebook/opt-2.7b --local.* gets tokenizer.json'),
 ])
 def test_bad_arguments_are_refused(folder, change, message):
     with pytest.raises(ConfigError, match=message):

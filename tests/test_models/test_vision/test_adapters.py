@@ -221,9 +221,9 @@ def test_a_hugging_face_encoder_needs_one_source():
 
 
 def test_a_hub_name_without_network_names_the_files_and_their_place():
-    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* get config.json and '
-                                          'model.safetensors .* of google/vit-base-patch16-224 on a machine with '
-                                          'network, put them into one folder, and give that folder'):
+    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* `hf download '
+                                          'google/vit-base-patch16-224 --local-dir vit-base-patch16-224`, which gets '
+                                          'config.json and model.safetensors .*pytorch_model.bin; .*index.json'):
         HFVisionEncoder(model='google/vit-base-patch16-224')
 
 
