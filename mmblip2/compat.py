@@ -119,10 +119,13 @@ def obey_newer_config(config, folder):
 
 
 def read_tokenizer(folder):
-    """``AutoTokenizer.from_pretrained``, also for a folder whose class only transformers 5 has a name for."""
+    """``AutoTokenizer.from_pretrained``, also for a folder whose class only transformers 5 has a name for.
+
+    Code of the folder is never run.
+    """
     import transformers
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except ValueError as error:
         if 'TokenizersBackend' not in str(error):
             raise

@@ -51,7 +51,7 @@ def main(argv=None):
             raise ConfigError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     check.adjust_dataloaders(cfg, args.no_pin_memory, args.no_persistent_workers)
-    check.check_config(cfg)
+    check.check_config(cfg, training=True)
     from mmblip2.engine import Runner
     Runner.from_cfg(cfg).train()
 

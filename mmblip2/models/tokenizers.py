@@ -34,7 +34,7 @@ class BertTokenizer:
     def __init__(self, path: str):
         from transformers import AutoTokenizer
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f'no BERT tokenizer could be read from {path!r}: {cannot_read(path, TOKENIZER_FILES)} '
                               f'({first_lines(error)})') from error

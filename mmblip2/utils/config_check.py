@@ -25,6 +25,7 @@ _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'ba
 _BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow',
                      'ClearMLVisBackend': 'clearml', 'NeptuneVisBackend': 'neptune', 'DVCLiveVisBackend': 'dvclive',
                      'AimVisBackend': 'aim'}
+_LOAD_FROM = ('checkpoint', 'include', 'exclude')
 _RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
                       'sampler', 'optim_wrapper_cfg'}
@@ -131,23 +132,54 @@ def dump_predictions(cfg, path):
 
 # ------------------------------------------------------------------------------------------- the check
 
-def check_config(cfg, checkpoint=None):
+def check_config(cfg, checkpoint=None, training=False):
     """Check names, types, arguments and sizes of a config. Builds nothing.
 
     Args:
         cfg (Config): The config as the Runner will get it.
-        checkpoint (str | None): A file or work directory that has to exist.
+        checkpoint (str | None): A file, or a work directory with a checkpoint, that has to exist.
+        training (bool): What a training with this config would resume, or else load, has to exist too.
 
     Raises:
         ConfigError: Every problem found, one a line, with the path of the config entry.
     """
     problems = _Checker(cfg).run()
-    if checkpoint is not None and not Path(checkpoint).exists():
-        problems.append(f'checkpoint {checkpoint} not found: check the path')
+    if checkpoint is not None:
+        problems += _no_checkpoint(checkpoint, 'check the path')
+    if training:
+        problems += _no_start(cfg)
     if problems:
         name = cfg.filename or 'the config'
         plural = 'problem' if len(problems) == 1 else 'problems'
         raise ConfigError('\n  '.join([f'{len(problems)} {plural} in {name}:', *problems]))
+
+
+def _no_checkpoint(path, advice):
+    """Why ``path`` cannot be a checkpoint, in a list; it is not read."""
+    from ..checkpoints.io import find_checkpoints
+    if Path(path).is_file() or Path(path).is_dir() and find_checkpoints(path):
+        return []
+    if Path(path).is_dir():
+        return [f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth): {advice}']
+    return [f'checkpoint {path} not found: {advice}']
+
+
+def _no_start(cfg):
+    """What is missing of ``resume`` and ``load_from``; a training that is resumed does not read the latter."""
+    from ..checkpoints.io import find_checkpoints
+    resume = cfg.get('resume')
+    if isinstance(resume, str):
+        return [f'resume: {problem}' for problem in _no_checkpoint(resume, 'check the path')]
+    folder = Path(cfg.get('work_dir') or '.')
+    if resume and (find_checkpoints(folder) or (folder / 'last_checkpoint').is_file()):
+        return []
+    given = cfg.get('load_from')
+    entries = _each(given, 'load_from') if isinstance(given, (dict, list, tuple)) else []
+    paths = [('load_from', given)] if isinstance(given, (str, Path)) else [
+        (f'{path}.checkpoint', item['checkpoint']) for path, item in entries
+        if isinstance(item, dict) and isinstance(item.get('checkpoint'), (str, Path))]
+    return [f'{where}: {problem}' for where, path in paths
+            for problem in _no_checkpoint(path, 'run the training that writes it first, or set load_from')]
 
 
 def _near(name, names):
@@ -191,6 +223,7 @@ class _Checker:
             for path, item in _each(get('param_scheduler'), 'param_scheduler'):
                 self.item(item, path, root.PARAM_SCHEDULERS)
             self.hooks(root)
+            self.load_from()
             if isinstance(get('visualizer'), dict):
                 self.item(cfg.visualizer, 'visualizer', root.VISUALIZERS)
                 for path, item in _each(cfg.visualizer.get('vis_backends'), 'visualizer.vis_backends'):
@@ -306,9 +339,27 @@ class _Checker:
                 own = own_arguments(self.item(node, path, registry, skip=() if foreign else ('init_cfg',)))
             if foreign:
                 return
+            self.hugging_face(node, path, registry)
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if key not in FOREIGN_KEYS and (own is None or key in own):
                 self.model(value, f'{path}.{key}', registry)
+
+    def hugging_face(self, node, path, registry):
+        """What goes on to transformers: the config of a model, the settings of a generation."""
+        from ..models.hub import settings_that_run_code, unknown_settings
+        from ..models.language.base import LanguageModel, generation_problems
+        config, generation = _dict(node.get('config')), _dict(node.get('generation'))
+        problems = settings_that_run_code(config)
+        if config and node.get('model') is None:
+            problems = {**unknown_settings(config), **problems}
+        for place, problem in problems.items():
+            self.add(f'{path}.config.{place}', problem)
+        if generation:
+            name = _dict(node.get('language_model')).get('type')
+            kind = _child(registry).get(name) if isinstance(name, str) else name
+            generate = getattr(kind, 'generate', LanguageModel.generate)
+            for place, problem in generation_problems(generation, generate).items():
+                self.add(f'{path}.generation.{place}', problem)
 
     def dataloader(self, loader, path, root):
         if not isinstance(loader, dict):
@@ -381,6 +432,19 @@ class _Checker:
         for path, hook in _each(self.cfg.get('custom_hooks'), 'custom_hooks', always_list=True):
             self.item(hook, path, root.HOOKS, skip=('priority',))
 
+    def load_from(self):
+        given = self.cfg.get('load_from')
+        if given is None or isinstance(given, (str, Path)):
+            return
+        entries = _each(given, 'load_from') or [('load_from', given)]
+        for path, item in entries:
+            if not isinstance(item, dict) or not isinstance(item.get('checkpoint'), (str, Path)):
+                self.add(path, 'expected a path or a list of dict(checkpoint=<path>, include=[...], exclude=[...]), '
+                               f'got {item!r}')
+                continue
+            for key in set(item) - set(_LOAD_FROM):
+                self.add(f'{path}.{key}', 'unknown key' + _near(key, _LOAD_FROM))
+
     def image_sizes(self):
         found = _find_size(self.cfg.get('model'), 'model')
         if found is None:
@@ -416,6 +480,10 @@ class _Checker:
             if key != 'auto' and not set(key.split('/')) & {prefix.split('/')[0] for prefix in prefixes}:
                 self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
                                                                f'start with {", ".join(sorted(prefixes))}')
+
+
+def _dict(value):
+    return value if isinstance(value, dict) else {}
 
 
 def _each(value, path, always_list=False):

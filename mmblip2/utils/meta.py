@@ -89,7 +89,7 @@ def architecture(cfg):
     path = Path(folder or '', 'config.json')
     if folder and path.is_file():
         from transformers import AutoConfig
-        found = AutoConfig.from_pretrained(folder).to_dict()
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
         known = AutoConfig.for_model(found['model_type']).to_dict()
         # what the file has besides the architecture, and what its type was saved in, is no setting of it
         found = {key: value for key, value in found.items() if key in known and key not in _NO_SETTINGS}

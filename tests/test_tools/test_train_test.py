@@ -105,6 +105,8 @@ def test_resume_flag_takes_the_newest_or_the_given_file(folder, checkpoint, monk
                                                                     "'widht'"),
     ('train', ['toy config.py', '--auto-scale-lr'], 'has no auto_scale_lr.base_batch_size'),
     ('train', ['toy config.py', '--resume', 'none.pth'], 'checkpoint none.pth not found'),
+    ('train', ['toy config.py', '--work-dir', 'new', '--cfg-options', '+load_from=none.pth', '+model.widht=3'],
+     "has no argument 'widht'; did you mean 'width'?\n  load_from: checkpoint none.pth not found"),
     ('test', ['toy config.py', 'none.pth'], 'checkpoint none.pth not found'),
     ('test', ['toy config.py', 'toy config.py'], 'toy config.py is no checkpoint'),
 ])

@@ -125,6 +125,29 @@ def test_arguments_of_a_backbone_of_mmpretrain_are_those_of_its_class():
     assert "model.vision: MMPretrainBackbone needs the argument 'backbone'" in nameless
 
 
+def test_settings_that_would_run_code_are_found():
+    cfg = config()
+    cfg.model.part = dict(type='CausalLM', config=dict(text_config=dict(auto_map={})))
+    cfg.model.generation = dict(trust_remote_code=True)
+    text = problems(cfg)
+    assert 'model.part.config.text_config.auto_map: auto_map={} would run code of a model repository' in text
+    assert 'model.generation.trust_remote_code: trust_remote_code=True would run code of a model repository' in text
+
+
+def test_settings_of_models_and_generation_are_checked():
+    cfg = config()
+    cfg.model.language_model = dict(type='CausalLM', config=dict(model_type='opt', hiden_size=3, vocab_size=9))
+    cfg.model.vision = dict(type='HFVisionEncoder', config=dict(model_type='vit', hidden_size=32, patchsize=3))
+    cfg.model.generation = dict(num_beems=5, max_new_tokens=5, repetition_penalty=2.)
+    text = problems(cfg)
+    for line in (
+            "model.language_model.config.hiden_size: 'opt' has no setting 'hiden_size'; did you mean 'hidden_size'?",
+            "model.vision.config.patchsize: 'vit' has no setting 'patchsize'; did you mean 'patch_size'?",
+            "model.generation.num_beems: generate has no setting 'num_beems'; did you mean 'num_beams'?"):
+        assert line in text
+    assert 'vocab_size' not in text and 'max_new_tokens' not in text and 'repetition_penalty' not in text
+
+
 def test_all_problems_are_listed_at_once():
     cfg = config()
     cli.apply_cfg_options(cfg, ['model.type=ToyModle', '+optim_wraper=1', '+train_cfg.max_iter=2'])
@@ -166,6 +189,49 @@ def test_best_retrieval_is_saved_by_the_key_of_the_loop():
 def test_missing_checkpoint_is_found():
     with pytest.raises(ConfigError, match='checkpoint nowhere.pth not found: check the path'):
         check.check_config(config(), checkpoint='nowhere.pth')
+
+
+def test_a_folder_without_a_checkpoint_is_found(tmp_path):
+    with pytest.raises(ConfigError, match=r'is a folder without a checkpoint \(iter_\*.pth, epoch_\*.pth\): check the'):
+        check.check_config(config(), checkpoint=str(tmp_path))
+    (tmp_path / 'iter_4.pth').touch()
+    check.check_config(config(), checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize('load_from, message', [
+    ('none.pth', 'load_from: checkpoint none.pth not found: run the training that writes it first, or set load_from'),
+    ('empty', 'load_from: empty is a folder without a checkpoint (iter_*.pth, epoch_*.pth): run the training that'),
+    ([dict(checkpoint='stage1'), dict(checkpoint='none', exclude=['a'])],
+     'load_from[1].checkpoint: checkpoint none not found'),
+    (dict(checkpoint='none'), 'load_from.checkpoint: checkpoint none not found')])
+def test_what_a_training_starts_from_has_to_exist(tmp_path, monkeypatch, load_from, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ('stage1', 'empty', 'work'):
+        Path(name).mkdir()
+    Path('stage1', 'iter_4.pth').touch()
+    cfg = config(load_from=load_from)
+    check.check_config(cfg)  # without a training nobody reads it
+    for cfg.resume in (False, True):  # there is nothing to resume either
+        with pytest.raises(ConfigError) as error:
+            check.check_config(cfg, training=True)
+        assert message in str(error.value) and str(error.value).startswith('1 problem in')
+    Path('work', 'iter_2.pth').touch()
+    check.check_config(cfg, training=True)  # resumed, so load_from is not read
+    cfg.resume = 'stage1'
+    check.check_config(cfg, training=True)
+    cfg.resume = 'none.pth'
+    with pytest.raises(ConfigError, match='resume: checkpoint none.pth not found: check the path'):
+        check.check_config(cfg, training=True)
+    check.check_config(config(load_from='stage1'), training=True)
+
+
+@pytest.mark.parametrize('load_from, message', [
+    ([dict(checkpoint='a', includes=['b'])], "load_from[0].includes: unknown key; did you mean 'include'?"),
+    ([dict(path='a')], 'load_from[0]: expected a path or a list of dict(checkpoint=<path>, include=[...], exclude'),
+    (['a.pth'], "list of dict(checkpoint=<path>, include=[...], exclude=[...]), got 'a.pth'"),
+    (3, 'load_from: expected a path or a list of dict(checkpoint=<path>')])
+def test_load_from_is_a_path_or_a_list_of_dicts(load_from, message):
+    assert message in problems(config(load_from=load_from))
 
 
 def test_unreadable_config_names_the_file(tmp_path):

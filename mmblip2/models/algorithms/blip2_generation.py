@@ -11,7 +11,8 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
-from ..language.base import LanguageModel
+from ..hub import refuse
+from ..language.base import LanguageModel, generation_problems
 from ..qformer import QFormer
 from .base import VisionLanguageModel, check_text_fits
 
@@ -38,7 +39,8 @@ class Blip2Generation(VisionLanguageModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round.
+        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round, or
+            ``generation`` has an unknown setting or one with which code of a model repository would run.
     """
 
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
@@ -53,6 +55,7 @@ class Blip2Generation(VisionLanguageModel):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
                 'that reads text, neither for one that does not')
+        refuse(generation_problems(generation or {}, language_model.generate), 'generation of the model')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
@@ -98,9 +101,17 @@ class Blip2Generation(VisionLanguageModel):
 
     @torch.no_grad()
     def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
-        """Write ``pred_text`` into the samples and return them."""
+        """Write ``pred_text`` into the samples and return them.
+
+        Raises:
+            ConfigError: The language model returns another number of texts than there are samples.
+        """
         texts = self.language_model.generate(
             self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples], **self.generation)
+        if len(texts) != len(data_samples):
+            raise ConfigError(f'{type(self.language_model).__name__}.generate returned {len(texts)} texts for '
+                              f'{len(data_samples)} samples, expected one a sample: check what it does with generation='
+                              f'{self.generation}')
         for sample, text in zip(data_samples, texts):
             sample.pred_text = text
         return data_samples

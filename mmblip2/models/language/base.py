@@ -3,7 +3,7 @@
 Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input embeddings.
 """
 import contextlib
-import difflib
+import inspect
 import re
 from abc import abstractmethod
 
@@ -13,7 +13,16 @@ from torch import nn
 from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
-from ..hub import MODEL_FILES, TOKENIZER_FILES, cannot_read
+from ..hub import (
+    MODEL_FILES,
+    TOKENIZER_FILES,
+    cannot_read,
+    refuse,
+    refuse_code,
+    settings_that_run_code,
+    suggestion,
+    unknown_settings,
+)
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
 _ADAPTERS = {'AutoModelForCausalLM': 'CausalLM', 'AutoModelForSeq2SeqLM': 'Seq2SeqLM'}
@@ -46,9 +55,10 @@ class LanguageModel(nn.Module):
         tokenizer: The transformers tokenizer.
 
     Raises:
-        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting, a model of the other
-            family (encoder-decoder or decoder-only), weights that do not fill the model or of which layers are
-            left over, no tokenizer, or a tokenizer with more ids than the model has embeddings.
+        ConfigError: Neither or unusable ``model`` and ``config``, an unknown setting or one with which code of the
+            folder would run, a model of the other family (encoder-decoder or decoder-only), weights that do not
+            fill the model or of which layers are left over, no tokenizer, or a tokenizer with more ids than the
+            model has embeddings.
         CheckpointError: ``weights`` do not fit.
     """
 
@@ -63,6 +73,7 @@ class LanguageModel(nn.Module):
                               "Hugging Face model>, or config=dict(model_type='opt', ...) for random weights")
         if model is None and tokenizer is None:
             raise ConfigError('the language model has no tokenizer: set tokenizer=<folder>')
+        refuse_code(dict(config or {}, attn_implementation=attention), 'config of the language model')
         self.tokenizer = tokenizer or model
         if isinstance(self.tokenizer, str):
             self.tokenizer = _load_tokenizer(self.tokenizer)
@@ -141,7 +152,19 @@ class LanguageModel(nn.Module):
 
         Returns:
             list[str]: The new text of each sample, stripped, without prompt and special tokens.
+
+        Raises:
+            ConfigError: An unknown setting, or one with which code of a model repository would run or the result would
+                not be one text a sample.
         """
+
+    def _check_length(self, length, what='prefix, text and new tokens make'):
+        """Refuse more positions than the model has a table for; relative ones (T5) have no limit."""
+        limit = getattr(self.model.config, 'max_position_embeddings', None)
+        if limit is not None and length > limit:
+            raise ConfigError(f'{what} {length} tokens, but the language model has '
+                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
+                              'a larger max_position_embeddings')
 
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
                 length_penalty, kwargs):
@@ -153,6 +176,7 @@ class LanguageModel(nn.Module):
             settings['min_new_tokens'] = min_new_tokens
         if num_beams > 1:
             settings['length_penalty'] = length_penalty
+        refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
         settings.update(kwargs)
         return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
 
@@ -164,6 +188,34 @@ class LanguageModel(nn.Module):
             texts.append(self.tokenizer.decode(row, skip_special_tokens=True,
                                                clean_up_tokenization_spaces=False).strip())
         return texts
+
+
+def generation_problems(settings, generate):
+    """What is wrong with the settings of a generation.
+
+    Args:
+        settings (dict): What is given to ``generate`` beside prefix and prompts.
+        generate (function): That method of a language model; what it passes on goes to transformers.
+
+    Returns:
+        dict: Each wrong setting to what is wrong with it.
+    """
+    problems = settings_that_run_code(settings)
+    taken = inspect.signature(generate).parameters.values()
+    allowed = {item.name for item in taken if item.kind is not item.VAR_KEYWORD} - {'self', 'prefix', 'prompts'}
+    if settings and any(item.kind is item.VAR_KEYWORD for item in taken):
+        from transformers import GenerationConfig
+        allowed.update(name for name in vars(GenerationConfig()) if name[0] != '_' and name != 'transformers_version')
+    if settings.get('num_return_sequences') not in (None, 1):
+        problems['num_return_sequences'] = (f'num_return_sequences={settings["num_return_sequences"]!r}, but generate '
+                                            'returns one text a sample: leave it out')
+    if settings.get('return_dict_in_generate'):
+        problems['return_dict_in_generate'] = ('return_dict_in_generate is set, but generate returns texts alone: '
+                                               'leave it out')
+    for key in settings:
+        if key not in allowed and key not in problems:
+            problems[key] = f'generate has no setting {key!r}' + suggestion(key, allowed)
+    return problems
 
 
 def pad_ids(rows, device, side='right'):
@@ -215,7 +267,9 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     settings = plain(overrides or {})
     tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
     try:
-        config, unknown = transformers.AutoConfig.from_pretrained(folder, return_unused_kwargs=True, **settings)
+        # False, as without the argument transformers asks at the terminal whether to run a folder's own code.
+        config, unknown = transformers.AutoConfig.from_pretrained(
+            folder, return_unused_kwargs=True, trust_remote_code=False, **settings)
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
                               f'{", ".join(map(repr, unknown))}')
@@ -225,7 +279,7 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
             # Tensors of another shape are refused below, with their names.
             model, info = getattr(transformers, auto_class).from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                ignore_mismatched_sizes=True, output_loading_info=True)
+                ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
                           f'({first_lines(error)})') from error
@@ -297,15 +351,11 @@ def _from_config(auto_class, config, tokenizer, dtype, attention):
     settings = plain(config)
     model_type = settings.pop('model_type', None)
     try:
-        defaults = transformers.AutoConfig.for_model(model_type)
+        transformers.AutoConfig.for_model(model_type)
     except ValueError as error:
         raise ConfigError(f'config of the language model: model_type={model_type!r} is not known to '
                           "transformers, expected 'opt', 'llama', 't5' ...") from error
-    for key in settings:
-        if not hasattr(defaults, key) and key != 'decoder_start_token_id':  # has no default, but is one of T5's
-            near = difflib.get_close_matches(key, vars(defaults), n=1)
-            raise ConfigError(f'config of the language model: {model_type!r} has no setting {key!r}'
-                              + (f'; did you mean {near[0]!r}?' if near else ''))
+    refuse(unknown_settings(config), 'config of the language model')
     settings.setdefault('vocab_size', len(tokenizer))
     for name in ('bos_token_id', 'eos_token_id', 'pad_token_id'):
         if getattr(tokenizer, name) is not None:

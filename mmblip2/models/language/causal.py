@@ -3,8 +3,10 @@
 Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input embeddings, V vocabulary.
 """
 import inspect
+import logging
 
 import torch
+from mmengine.logging import print_log
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
@@ -33,7 +35,7 @@ class CausalLM(LanguageModel):
 
     Raises:
         ConfigError: The ending is not one token; ``max_text_len``, or later prefix and text together, exceed the
-            model's positions.
+            model's positions; no row of a batch has room for its target.
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
@@ -53,16 +55,21 @@ class CausalLM(LanguageModel):
                               "one: choose another, the tokenizer's end-of-sequence token for example")
         self.end_id = end_ids[0]
         # Models without this argument compute the logits of the prefix too; they are cut off afterwards.
+        self._told_of_no_room = False
         self._can_keep = 'logits_to_keep' in inspect.signature(self.model.forward).parameters
 
     def loss(self, prefix, prompts, targets):
         """See :meth:`LanguageModel.loss`."""
         prompts = [prompt.rstrip() for prompt in prompts]
-        rows, starts = [], []
+        rows, starts, no_room = [], [], 0
         for prompt, target in zip(prompts, targets):
             text = f'{prompt} {target.strip()}' if prompt else target.strip()
-            rows.append((self._tokenize(text) + [self.end_id])[:self.max_text_len])
+            row = self._tokenize(text) + [self.end_id]
+            rows.append(row[:self.max_text_len])
             starts.append(len(self._tokenize(prompt)) if prompt else 0)
+            first = max(starts[-1], 1 if prefix is None else 0)
+            no_room += len(rows[-1]) <= first < len(row)
+        self._check_room(no_room, len(rows), max(starts, default=0))
         device = self.model.get_input_embeddings().weight.device
         ids, mask = pad_ids(rows, device)  # (B, T)
         position = torch.arange(ids.size(1), device=device)
@@ -101,15 +108,22 @@ class CausalLM(LanguageModel):
                                length_penalty, kwargs)
         return self._decode(new_ids, self.end_id)
 
+    def _check_room(self, count, total, longest):
+        """Refuse a batch without any target, and say once that some rows have none. Decided by each process alone."""
+        if not count:
+            return
+        advice = (f'max_text_len of the language model is {self.max_text_len} tokens, prompt and target together, and '
+                  f'the longest prompt has {longest}: raise max_text_len above that by the length of the targets, or '
+                  'shorten the prompts')
+        if count == total:
+            raise ConfigError(f'none of the {total} texts of a batch has room for its target: {advice}')
+        if not self._told_of_no_room:
+            self._told_of_no_room = True
+            print_log(f'{count} of the {total} texts of a batch have no room for their target and teach nothing: '
+                      f'{advice}. Said only once', logger='current', level=logging.WARNING)
+
     def _tokenize(self, text):
         return self.tokenizer(text, add_special_tokens=self.add_special_tokens).input_ids
-
-    def _check_length(self, length, what='prefix, text and new tokens make'):
-        limit = getattr(self.model.config, 'max_position_embeddings', None)
-        if limit is not None and length > limit:
-            raise ConfigError(f'{what} {length} tokens, but the language model has '
-                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
-                              'a larger max_position_embeddings')
 
 
 def _prepend(prefix, embeds, mask):

@@ -23,7 +23,8 @@ class Seq2SeqLM(LanguageModel):
 
     Raises:
         ConfigError: ``dtype='float16'``, or later a run under float16 autocast (T5 overflows in it), or the
-            tokenizer has no end-of-sequence token.
+            tokenizer has no end-of-sequence token; ``max_text_len``, or later prefix and prompt together or the new
+            tokens, exceed the positions of a model that has a table of them (BART).
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
@@ -33,6 +34,7 @@ class Seq2SeqLM(LanguageModel):
                               "'bfloat16' or 'float32'")
         super().__init__('AutoModelForSeq2SeqLM', model, config, weights, tokenizer, dtype, max_text_len,
                          attention)
+        self._check_length(max_text_len, 'max_text_len alone makes')
         self.end_id = self.tokenizer.eos_token_id
         if self.end_id is None:
             raise ConfigError('the tokenizer has no end-of-sequence token, which ends every target of '
@@ -57,6 +59,7 @@ class Seq2SeqLM(LanguageModel):
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
                  length_penalty=1.0, **kwargs):
         """See :meth:`LanguageModel.generate`."""
+        self._check_length(max_new_tokens, 'max_new_tokens makes')
         embeds, mask = self._encoder_input(prefix, prompts, max_len=None)
         ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
                            length_penalty, dict(kwargs, decoder_start_token_id=self.start_id))
@@ -72,6 +75,7 @@ class Seq2SeqLM(LanguageModel):
         if prefix is not None:
             embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
             mask = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
+        self._check_length(embeds.size(1), 'prefix and prompt make')
         return embeds, mask
 
     def _tokenize(self, text, max_len):

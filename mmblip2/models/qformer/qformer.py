@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
 from ..layers import Attention, Mlp
@@ -63,6 +64,15 @@ class QFormerLayer(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], own
 
 
+def _check_sizes(sizes, optional):
+    """Refuse what is no positive whole number; the optional ones may be None."""
+    given = {**sizes, **{name: size for name, size in optional.items() if size is not None}}
+    for name, size in given.items():
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise ConfigError(f'QFormer: {name} is {size!r}, expected a positive whole number'
+                              + (' or None' if name in optional else ''))
+
+
 @MODELS.register_module()
 class QFormer(nn.Module):
     """Querying Transformer: a BERT whose learned queries cross-attend to image patches.
@@ -86,6 +96,9 @@ class QFormer(nn.Module):
         eps (float): Epsilon of the LayerNorms.
         init_std (float): Standard deviation of the initial weights, queries and embeddings.
         bert (str, optional): BERT folder whose weights a training starts from; not needed afterwards.
+
+    Raises:
+        ConfigError: A size is no positive whole number, or ``num_heads`` does not divide ``width``.
     """
 
     layers: Any  # nn.ModuleList of QFormerLayer
@@ -95,6 +108,12 @@ class QFormer(nn.Module):
                  vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
                  eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
         super().__init__()
+        _check_sizes(
+            dict(vision_width=vision_width, num_layers=num_layers, width=width, num_heads=num_heads,
+                 num_query=num_query, cross_attention_freq=cross_attention_freq, max_positions=max_positions),
+            dict(mlp_width=mlp_width, vocab_size=vocab_size))
+        if width % num_heads:
+            raise ConfigError(f'QFormer: width {width} is not a multiple of num_heads {num_heads}: change one of them')
         self.vision_width = vision_width
         self.width = width
         self.num_query = num_query

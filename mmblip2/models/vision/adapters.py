@@ -24,7 +24,7 @@ from mmblip2.compat import mismatched_tensors
 from mmblip2.errors import CheckpointError, ConfigError, first_lines
 from mmblip2.registry import MODELS
 
-from ..hub import MODEL_FILES, cannot_read
+from ..hub import MODEL_FILES, cannot_read, refuse, refuse_code, unknown_settings
 from .vit import not_a_multiple
 
 __all__ = ['FeatureMapEncoder', 'HFVisionEncoder', 'MMPretrainBackbone']
@@ -321,10 +321,10 @@ class HFVisionEncoder(_TokenEncoder):
         dtype (str): Type of the weights, ``'float32'``, ``'bfloat16'`` or ``'float16'``.
 
     Raises:
-        ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, a model without images
-            as input, an ``image_size`` that is no multiple of the patch size, an unknown ``dtype``, or a folder whose
-            weights are not those of its config.json: tensors that the tokens depend on are missing or of another
-            shape, or layers are left over.
+        ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, an unknown setting in
+            ``config``, a model without images as input, an ``image_size`` that is no multiple of the patch size, an
+            unknown ``dtype``, or a folder whose weights are not those of its config.json: tensors that the tokens depend
+            on are missing or of another shape, or layers are left over.
     """
 
     _takes_embed_dim = False
@@ -338,18 +338,21 @@ class HFVisionEncoder(_TokenEncoder):
         if config is not None and 'model_type' not in config:
             raise ConfigError(f"HFVisionEncoder: config has no model_type ('vit', 'clip_vision_model', "
                               f"'siglip_vision_model', 'dinov2' ...), got {dict(config)}")
+        refuse_code(config or {}, 'config of the vision encoder')
+        refuse(unknown_settings(config or {}), 'config of the vision encoder')
         from transformers import AutoConfig, AutoModel
         info = None
         try:
             if model is not None:
                 # Tensors of another shape are refused below, with their names.
-                encoder, info = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype), output_loading_info=True,
-                                                          ignore_mismatched_sizes=True)
+                encoder, info = AutoModel.from_pretrained(
+                    model, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True,
+                    ignore_mismatched_sizes=True)
             else:
                 encoder = AutoModel.from_config(AutoConfig.for_model(**(config or {})), dtype=getattr(torch, dtype))
         except Exception as error:  # its validators have error classes of their own, with the gist on the second line
             gist = first_lines(error, 2)
-            if model is not None and isinstance(error, OSError):
+            if model is not None and (isinstance(error, OSError) or not os.path.isdir(model)):
                 gist = f'{cannot_read(model, MODEL_FILES)} ({gist})'
             raise ConfigError(f'the vision encoder {model or dict(config or {})} could not be built: {gist}') from error
         whole, encoder = encoder, getattr(encoder, 'vision_model', encoder)

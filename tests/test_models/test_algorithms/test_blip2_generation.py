@@ -66,6 +66,36 @@ def test_predict_writes_pred_text(tiny_parts):
     assert [type(sample.pred_text) for sample in model.predict(images, samples)] == [str, str]
 
 
+def test_a_wrong_setting_of_the_generation_is_refused_before_any_training(tiny_parts):
+    with pytest.raises(ConfigError, match="generation of the model: generate has no setting 'num_beems'; did you mean "
+                                          "'num_beams'.; generate has no setting 'prompts'"):
+        build(tiny_parts, generation=dict(num_beems=5, max_new_tokens=4, prompts=['a']))
+    with pytest.raises(ConfigError, match="generate of the language model: .* did you mean 'top_k'"):
+        build(tiny_parts).language_model.generate(None, ['a'], topk=2)
+    model = build(tiny_parts, generation=dict(num_beams=2, max_new_tokens=4, repetition_penalty=1.5)).eval()
+    images, samples = batch('a')
+    assert len(model.predict(images, samples)) == 2
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(num_return_sequences=3), 'num_return_sequences=3, but generate returns one text a sample: leave it out'),
+    (dict(return_dict_in_generate=True), 'return_dict_in_generate is set, but generate returns texts alone')])
+def test_each_image_has_one_text(tiny_parts, wrong, message):
+    with pytest.raises(ConfigError, match=f'generation of the model: {message}'):
+        build(tiny_parts, generation=dict(num_beams=3, max_new_tokens=4, **wrong))
+    model = build(tiny_parts, generation=dict(num_beams=3, max_new_tokens=4, num_return_sequences=1)).eval()
+    model.predict(*batch('a'))
+    with pytest.raises(ConfigError, match=f'generate of the language model: {message}'):
+        model.language_model.generate(None, ['a'], num_beams=3, **wrong)
+
+
+def test_a_language_model_with_more_texts_than_images_is_refused(tiny_parts, monkeypatch):
+    model = build(tiny_parts, generation=dict(max_new_tokens=4)).eval()
+    monkeypatch.setattr(model.language_model, 'generate', lambda prefix, prompts, **kwargs: ['one', 'two', 'three'])
+    with pytest.raises(ConfigError, match='CausalLM.generate returned 3 texts for 2 samples, expected one a sample'):
+        model.predict(*batch('a'))
+
+
 def test_question_reaches_the_prefix(tiny_parts):
     model = build(tiny_parts, reads_text=True).eval()
     images, _ = batch()

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from mmblip2.errors import CheckpointError, ConfigError
-from mmblip2.models.language import CausalLM, Seq2SeqLM
+from mmblip2.models.language import CausalLM, Seq2SeqLM, causal
 
 TEXTS = ['a photo of a red circle above a small blue square', 'Question: what colour is it? Answer: green',
          'two\n']
@@ -122,11 +122,32 @@ def test_a_long_text_is_cut_on_the_right_and_loses_its_ending(folder, prefix):
     torch.testing.assert_close(loss.double(), next_token_loss(lm, prefix[:1], ids, 0), atol=1e-4, rtol=1e-5)
 
 
-def test_a_prompt_that_fills_the_row_leaves_no_target_and_no_gradient(folder, prefix):
-    lm, prefix = build(folder, max_text_len=3), prefix[:1].clone().requires_grad_()
-    loss, count = lm.loss(prefix, PROMPTS[:1], TARGETS[:1])
+@pytest.mark.parametrize('with_prefix', [True, False])
+def test_a_batch_without_room_for_any_target_is_refused(folder, prefix, with_prefix):
+    lm, longest = build(folder, max_text_len=2), len(build(folder).tokenizer(PROMPTS[2]).input_ids)
+    with pytest.raises(ConfigError, match='none of the 2 texts of a batch has room for its target: max_text_len of '
+                                          f'the language model is 2 tokens, .* prompt has {longest}: raise max_text'):
+        lm.loss(prefix[:2] if with_prefix else None, [PROMPTS[0], PROMPTS[2]], TARGETS[:2])
+
+
+def test_rows_without_room_for_their_target_teach_nothing_and_are_told_once(folder, prefix, monkeypatch):
+    told = []
+    monkeypatch.setattr(causal, 'print_log', lambda text, **kwargs: told.append(text))
+    lm, prefix = build(folder, max_text_len=8), prefix.clone().requires_grad_()
+    longest = len(lm.tokenizer(PROMPTS[2]).input_ids)
+    loss, count = lm.loss(prefix, PROMPTS, TARGETS)
+    alone = [lm.loss(prefix[i:i + 1], PROMPTS[i:i + 1], TARGETS[i:i + 1]) for i in range(2)]
+    torch.testing.assert_close(loss, alone[0][0] + alone[1][0], atol=1e-4, rtol=1e-5)
+    assert count.item() == alone[0][1].item() + alone[1][1].item() and longest >= 8
     loss.backward()
-    assert count.item() == 0 and loss.item() == 0 and prefix.grad.abs().sum() == 0
+    assert prefix.grad[2].abs().sum() == 0 and prefix.grad[0].abs().sum() > 0
+    assert len(told) == 1 and told[0].startswith('1 of the 3 texts of a batch have no room for their target')
+    assert f'is 8 tokens, prompt and target together, and the longest prompt has {longest}: raise' in told[0]
+    lm.loss(prefix, PROMPTS, TARGETS)
+    assert len(told) == 1
+    other = build(folder)
+    other.loss(prefix, PROMPTS, TARGETS)
+    assert len(told) == 1
 
 
 def test_text_only_training_predicts_all_but_the_first_token(opt):
@@ -331,10 +352,11 @@ def test_a_folder_without_a_model_says_what_it_holds(folder):
     (dict(tokenizer='no/such/folder'), 'no tokenizer could be loaded from no/such/folder: there is no such folder'),
     (dict(model='no/such/folder', config=None), 'language model no/such/folder could not be loaded: there is no'),
     (dict(model='facebook/opt-2.7b', config=None),
-     'could not be loaded: .* get config.json and model.safetensors .* of facebook/opt-2.7b on a machine with network, '
-     'put them into one folder, and give that folder .* copy the whole of .*models--facebook--opt-2.7b from there'),
+     'could not be loaded: .* on a machine with network run `hf download facebook/opt-2.7b --local-dir opt-2.7b`, '
+     'which gets config.json and model.safetensors .*pytorch_model.bin.* copy the folder to here, and give its path .* '
+     'copy the whole of .*models--facebook--opt-2.7b from there'),
     (dict(tokenizer='facebook/opt-2.7b'),
-     'no tokenizer .* from facebook/opt-2.7b: .* get tokenizer.json and tokenizer_config.json of facebook/opt-2.7b'),
+     'no tokenizer .* from facebook/opt-2.7b: .* `hf download facebook/opt-2.7b --local.* gets tokenizer.json'),
 ])
 def test_bad_arguments_are_refused(folder, change, message):
     with pytest.raises(ConfigError, match=message):

@@ -187,6 +187,26 @@ def test_the_activation_comes_from_the_config(folder, settings, activation):
     assert hasattr(feed_forward, 'wi_1') == settings['feed_forward_proj'].startswith('gated')
 
 
+BART = dict(model_type='bart', d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=20)
+
+
+def test_too_many_positions_are_refused_before_an_index_error(folder, prefix):
+    lm = build(folder, BART, max_text_len=15)
+    with pytest.raises(ConfigError, match='max_text_len alone makes 21 tokens, but the language model has 20 position'):
+        build(folder, BART, max_text_len=21)
+    fills = [PROMPTS[2] * 9]  # cut to 15
+    assert torch.isfinite(lm.loss(prefix[:1], fills, fills)[0])
+    for call in (lambda: lm.loss(torch.zeros(1, 6, 32), fills, fills),
+                 lambda: lm.generate(torch.zeros(1, 20, 32), [''], max_new_tokens=3)):
+        with pytest.raises(ConfigError, match='prefix and prompt make 21 tokens, but the language model has 20 posit'):
+            call()
+    with pytest.raises(ConfigError, match='max_new_tokens makes 21 tokens, .* 20 positions: lower max_text_len or max'):
+        lm.generate(prefix[:1], [''], max_new_tokens=21)
+    assert len(lm.generate(prefix[:1], [''], max_new_tokens=20, min_new_tokens=20)) == 1
+    assert build(folder, max_text_len=600).generate(prefix[:1], [''], max_new_tokens=2)  # T5 has no such table
+
+
 def test_a_decoder_only_model_is_sent_to_the_other_adapter(folder):
     with pytest.raises(ConfigError, match="model_type='opt' does not fit Seq2SeqLM, it is decoder-only: set "
                                           "type='CausalLM'"):

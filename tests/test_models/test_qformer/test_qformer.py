@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmblip2.errors import ConfigError
 from mmblip2.models.qformer import QFormer, self_attention_mask
 
 
@@ -98,6 +99,20 @@ def test_no_text_half_without_vocabulary():
     assert not any('text' in name or 'word' in name or 'position' in name for name, _ in qformer.named_parameters())
     with pytest.raises(RuntimeError, match='set vocab_size'):
         qformer.forward_text(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize('name', ['vision_width', 'num_layers', 'width', 'num_heads', 'num_query', 'mlp_width',
+                                  'cross_attention_freq', 'vocab_size', 'max_positions'])
+def test_sizes_are_positive_whole_numbers(name):
+    expected = 'a positive whole number' + (' or None' if name in ('mlp_width', 'vocab_size') else '')
+    for wrong in (0, -2, 2.0, '2', True):
+        with pytest.raises(ConfigError, match=f'^QFormer: {name} is {wrong!r}, expected {expected}$'):
+            build(**{name: wrong})
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(ConfigError, match='QFormer: width 10 is not a multiple of num_heads 4: change one of them'):
+        build(width=10, num_heads=4)
 
 
 def test_too_long_text_is_refused():

@@ -168,7 +168,8 @@ HF_CONFIGS = {
     'clip tower': (dict(TOWER, model_type='clip_vision_model'), 5),
     'clip': (dict(model_type='clip', text_config=LAYERS, vision_config=TOWER), 5),
     'siglip tower': (dict(TOWER, model_type='siglip_vision_model'), 4),
-    'dinov2': (dict(TOWER, model_type='dinov2'), 5),
+    'dinov2': (dict(model_type='dinov2', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2,
+                    image_size=8, patch_size=4), 5),
     'convnext': (dict(model_type='convnext', hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32), 16),
 }
 
@@ -206,6 +207,10 @@ def test_a_hugging_face_encoder_interpolates_its_positions_for_other_images(tmp_
 
 @pytest.mark.parametrize('arguments, message', [
     (dict(config=TOWER), "config has no model_type .'vit', 'clip_vision_model'"),
+    (dict(config=dict(TOWER, model_type='vit', hiden_size=32)),
+     "config of the vision encoder: 'vit' has no setting 'hiden_size'; did you mean 'hidden_size'?"),
+    (dict(config=dict(model_type='clip', vision_config=dict(TOWER, patchsize=4))),
+     "config of the vision encoder: 'clip_vision_model' has no setting 'patchsize'; did you mean 'patch_size'?"),
     (dict(config=dict(TOWER, model_type='clipp')), 'could not be built: Unrecognized model identifier: clipp'),
     (dict(config=dict(TOWER, model_type='vit', hidden_size='16')), 'could not be built: .*got str'),
     (dict(config=dict(TOWER, model_type='vit'), image_size=18),
@@ -282,9 +287,9 @@ def test_a_hugging_face_encoder_needs_one_source():
 
 
 def test_a_hub_name_without_network_names_the_files_and_their_place():
-    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* get config.json and '
-                                          'model.safetensors .* of google/vit-base-patch16-224 on a machine with '
-                                          'network, put them into one folder, and give that folder'):
+    with pytest.raises(ConfigError, match='google/vit-base-patch16-224 could not be built: .* `hf download '
+                                          'google/vit-base-patch16-224 --local-dir vit-base-patch16-224`, which gets '
+                                          'config.json and model.safetensors .*pytorch_model.bin; .*index.json'):
         HFVisionEncoder(model='google/vit-base-patch16-224')
 
 
