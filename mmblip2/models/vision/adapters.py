@@ -323,8 +323,8 @@ class HFVisionEncoder(_TokenEncoder):
     Raises:
         ConfigError: Not exactly one of ``model`` and ``config``, one that cannot be loaded, an unknown setting in
             ``config``, a model without images as input, an ``image_size`` that is no multiple of the patch size, an
-            unknown ``dtype``, or a folder whose weights are not those of its config.json: tensors that the tokens depend
-            on are missing or of another shape, or layers are left over.
+            unknown ``dtype``, or a folder whose weights are not those of its config.json: tensors that the tokens
+            depend on are missing or of another shape, or layers are left over.
     """
 
     _takes_embed_dim = False
