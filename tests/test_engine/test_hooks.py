@@ -165,7 +165,7 @@ def test_averaged_weights_are_not_trained_on_by_mistake(tmp_path):
         EMAHook(momentum=1.)
 
 
-# ------------------------------------------------------------------------- what a hostile reader found
+# ---------------------------------------------------------------------------------------- rarer moments
 
 def epochs(**changes):
     loader = toy_config('')['train_dataloader']
