@@ -103,4 +103,4 @@ def test_one_image_for_many_texts_equals_repeated_image(pair):
     patches, ids, mask = inputs()
     shared = ours.forward_joint(ours.project_image(patches[:1]), ids, mask)
     repeated = ours.forward_joint(ours.project_image(patches[:1].expand(3, -1, -1)), ids, mask)
-    torch.testing.assert_close(shared, repeated, atol=1e-6, rtol=0)
+    torch.testing.assert_close(shared, repeated, atol=1e-5, rtol=0)
