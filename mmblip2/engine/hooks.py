@@ -1,14 +1,8 @@
-"""Checkpoints that outlive a crash or a preemption, averaged weights, progress lines, a stop at a loss that is no
-number."""
-import atexit
+"""Checkpoints that outlive a crash, progress lines, and a stop at the first loss that is no number."""
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
 import time
 from pathlib import Path
 
@@ -21,7 +15,6 @@ from mmengine.hooks import LoggerHook as _LoggerHook
 from ..checkpoints.io import sync_dir, write_checkpoint
 from ..errors import ConfigError
 from ..registry import HOOKS
-from ..utils.dist import gather_objects
 
 
 def _plain_fields(sample):
@@ -68,19 +61,18 @@ class CheckpointHook(_CheckpointHook):
 
     def before_train(self, runner):
         super().before_train(runner)
-        wrapper = runner.optim_wrapper
-        window = getattr(wrapper, '_accumulative_counts', 1)
+        window = runner.accumulation_window
         if not self.by_epoch and self.interval > 0 and self.interval % window:
             raise ConfigError(f'default_hooks.checkpoint.interval ({self.interval}) is no multiple of '
                               f'optim_wrapper.accumulative_counts ({window}): a checkpoint inside the window '
                               f'would lose gradients; use {-(-self.interval // window) * window}')
-        # the file of a preemption goes with the next checkpoint
-        resumed = runner.resumed_from
-        self._preempted = [resumed] if self.by_epoch and resumed and resumed.name.startswith('iter_') else []
         if self.by_epoch and self.interval > 0 and len(runner.train_dataloader) * self.interval % window:
             raise ConfigError(f'an epoch has {len(runner.train_dataloader)} iterations, which is no multiple of '
                               f'optim_wrapper.accumulative_counts ({window}): a checkpoint at its end would lose '
                               'gradients; change one of them or default_hooks.checkpoint.interval')
+        # the file of a preemption goes with the next checkpoint
+        resumed = runner.resumed_from
+        self._preempted = [resumed] if self.by_epoch and resumed and resumed.name.startswith('iter_') else []
         if is_main_process():
             for part in Path(self.out_dir).glob('*.pth.*.part'):  # saves that were cut off
                 part.unlink(missing_ok=True)
@@ -266,193 +258,3 @@ class ShortHistoryHook(Hook):
         if self.every_n_train_iters(runner, 100) or batch_idx == 0:
             for buffer in runner.message_hub.log_scalars.values():
                 buffer.max_length = self.length
-
-
-class ValidationLeft(Exception):
-    """A validation that is not finished, because the process has to end; ``hook`` is the one that does it."""
-
-    def __init__(self, hook):
-        super().__init__('the validation was left')
-        self.hook = hook
-
-
-@HOOKS.register_module()
-class PreemptHook(Hook):
-    """On SIGTERM (a cluster takes its machine back) save, and exit with 143; one more, ten seconds later, ends the
-    process at once.
-
-    All processes stop after the same iteration, whichever was told; with accumulation, after one that ends a window.
-    ``--resume`` goes on there.
-
-    Args:
-        interval (int): Several processes ask one another every n-th iteration.
-    """
-
-    priority = 'LOWEST'
-
-    def __init__(self, interval=10):
-        self.interval = interval
-        self.told = False
-        self._told_at = 0.
-        self._before = None
-
-    def before_train(self, runner):
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._tell)
-
-    def after_train(self, runner):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
-
-    def _tell(self, number, frame):
-        if self.told and time.monotonic() - self._told_at > 10:  # the cluster and torchrun both tell within seconds
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-        self._told_at = self._told_at if self.told else time.monotonic()
-        self.told = True
-
-    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if self.told and runner.world_size == 1:  # with several processes, after the validation
-            raise ValidationLeft(self)
-
-    def between_iterations(self, runner):
-        """Called by the training loops, when the iteration is counted."""
-        window = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if runner.iter % window:
-            return
-        told = self.told
-        if runner.world_size > 1:
-            told = runner.iter // window % self.interval == 0 and any(gather_objects(self.told))
-        if told:
-            self.stop(runner)
-
-    def stop(self, runner):
-        """Save and exit.
-
-        Raises:
-            SystemExit: 143.
-        """
-        saved = [hook.save_now(runner) for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-        runner.logger.warning(f'SIGTERM: saved at iteration {runner.iter}, ending with exit status 143; --resume goes '
-                              'on from there' if any(saved) else
-                              f'SIGTERM: ending with exit status 143; nothing is saved at iteration {runner.iter}, for '
-                              'want of a checkpoint hook or of a sampler that can seek (SeekableSampler)')
-        self.after_train(runner)
-        sys.exit(143)
-
-
-class _IgnoresTerm:
-    """``worker_init_fn`` of a worker that SIGTERM does not end, after the one there was."""
-
-    def __init__(self, init=None):
-        self.init = init
-
-    def __call__(self, worker_id):
-        if self.init is not None:
-            self.init(worker_id)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-def outlasts_term(loader):
-    """Let the workers of a data loader live on after a SIGTERM, until their training is through.
-
-    Clusters send the signal to all processes; without its workers the training could not reach the iteration after
-    which it saves. What Python does at its own end, a SIGTERM to each worker and waiting, would wait for ever then, so
-    they are killed before. Workers of a process that was killed itself end by torch's watchdog, within seconds.
-
-    Args:
-        loader (DataLoader): With workers; changed in place.
-    """
-    loader.worker_init_fn = _IgnoresTerm(loader.worker_init_fn)
-    atexit.unregister(_kill_workers)
-    atexit.register(_kill_workers)
-
-
-def _kill_workers():
-    children = [child for child in multiprocessing.active_children() if child.daemon]
-    if children and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report a worker that died
-    for child in children:
-        child.kill()
-
-
-@HOOKS.register_module()
-class EMAHook(Hook):
-    """Exponential moving average of the trained weights; nothing frozen is copied.
-
-    Validation runs with the averaged weights. A checkpoint has them as its ``state_dict``, for test and inference,
-    and the others under ``raw``, from which a resume goes on.
-
-    Args:
-        momentum (float): After every update ``average += momentum * (weights - average)``.
-        begin_iter (int): Until this iteration the average is the weights themselves.
-
-    Raises:
-        ConfigError: ``momentum`` is not between 0 and 1.
-    """
-
-    def __init__(self, momentum=0.0002, begin_iter=0):
-        if not 0 < momentum < 1:
-            raise ConfigError(f'EMAHook: momentum is {momentum}, expected a number between 0 and 1 (0.0002: the '
-                              'average forgets half of the weights in 3,465 updates)')
-        self.momentum = momentum
-        self.begin_iter = begin_iter
-        self._average: dict[str, torch.Tensor] = {}  # empty before the training
-        self._swapped = False
-
-    @staticmethod
-    def _trained(runner):
-        return {name: p for name, p in runner.bare_model.named_parameters() if p.requires_grad}
-
-    def after_load_checkpoint(self, runner, checkpoint):
-        trained, raw = self._trained(runner), checkpoint.get('raw')
-        if raw is None:
-            runner.logger.warning('EMAHook: the checkpoint was written without it; the average starts from its weights')
-            return
-        with torch.no_grad():
-            self._average = {name: p.detach().clone() for name, p in trained.items()}
-            for name, p in trained.items():
-                p.copy_(raw[name])
-
-    def before_train(self, runner):
-        if not self._average:
-            self._average = {name: p.detach().clone() for name, p in self._trained(runner).items()}
-
-    @torch.no_grad()
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        if (runner.iter + 1) % getattr(runner.optim_wrapper, '_accumulative_counts', 1) and (
-                runner.iter + 1 < runner.max_iters):
-            return
-        trained = self._trained(runner)
-        weight = 1. if runner.iter < self.begin_iter else self.momentum
-        torch._foreach_lerp_([self._average[name] for name in trained], [p.data for p in trained.values()], weight)
-
-    @torch.no_grad()
-    def _swap(self, runner):
-        for name, p in self._trained(runner).items():
-            kept = p.detach().clone()
-            p.copy_(self._average[name])
-            self._average[name].copy_(kept)
-        self._swapped = not self._swapped
-
-    def before_val_epoch(self, runner):
-        if self._average:
-            self._swap(runner)
-
-    def after_val_epoch(self, runner, metrics=None):
-        if self._swapped:
-            self._swap(runner)
-
-    before_test_epoch, after_test_epoch = before_val_epoch, after_val_epoch
-
-    def before_save_checkpoint(self, runner, checkpoint):
-        trained = self._trained(runner)
-        inside, outside = {name: p.detach().cpu() for name, p in trained.items()}, {
-            name: value.cpu() for name, value in self._average.items()}
-        raw, average = (outside, inside) if self._swapped else (inside, outside)
-        names = {id(p): name for name, p in trained.items()}
-        checkpoint['raw'] = {name: value.clone() for name, value in raw.items()}
-        for key, value in runner.bare_model.state_dict(keep_vars=True).items():
-            if id(value) in names:
-                checkpoint['state_dict'][key] = average[names[id(value)]]

@@ -24,8 +24,9 @@ from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
-from .hooks import EMAHook, PreemptHook, ValidationLeft, outlasts_term
+from .ema import EMAHook
 from .loops import EpochBasedTrainLoop
+from .preempt import PreemptHook, ValidationLeft, outlasts_term
 from .random_state import get_random_state, random_state_kept, set_random_state
 
 _HISTORY = 1000
@@ -135,6 +136,11 @@ class Runner(_Runner):
         """The model without a wrapper for several processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
+    @property
+    def accumulation_window(self):
+        """int: Iterations whose gradients make one update."""
+        return getattr(self.optim_wrapper, '_accumulative_counts', 1)
+
     def _init_model_weights(self):
         if hasattr(self.bare_model, 'frozen_parts'):
             self.bare_model.init_weights()
@@ -243,7 +249,7 @@ class Runner(_Runner):
                 lines.append(f'  {name}: {type(part).__name__} {_millions(total)}, {state}{source}')
         if not self._for_test:
             loader = self.train_dataloader
-            window = getattr(self.optim_wrapper, '_accumulative_counts', 1)
+            window = self.accumulation_window
             batch = loader.batch_size * self.world_size * window
             lines.append(f'batch {batch} = {loader.batch_size} x {self.world_size} processes x {window} '
                          f'accumulated; {len(loader.dataset)} samples, {self.max_iters} iterations')

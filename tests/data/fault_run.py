@@ -25,7 +25,8 @@ import mmblip2.evaluation
 import mmblip2.models  # noqa: F401
 from mmblip2.checkpoints import io
 from mmblip2.engine import Runner
-from mmblip2.engine.hooks import CheckpointHook, PreemptHook
+from mmblip2.engine.hooks import CheckpointHook
+from mmblip2.engine.preempt import PreemptHook
 
 ITERATIONS = 120
 TEXTS = ('two green stars above one yellow cross', 'a small red circle', 'there are three objects',

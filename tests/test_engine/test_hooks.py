@@ -16,7 +16,8 @@ from toy_parts import toy_config  # noqa: E402
 
 from mmblip2.checkpoints import io  # noqa: E402
 from mmblip2.engine import Runner  # noqa: E402
-from mmblip2.engine.hooks import EMAHook, PreemptHook  # noqa: E402
+from mmblip2.engine.ema import EMAHook  # noqa: E402
+from mmblip2.engine.preempt import PreemptHook  # noqa: E402
 from mmblip2.errors import CheckpointError, ConfigError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
