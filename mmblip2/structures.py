@@ -22,11 +22,11 @@ FIELDS = {
     'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
     'qformer_text': Field('str', 'CaptionPrompt, VQAPrompt', 'Q-Former: text read beside the queries'),
     'gt_caption': Field('list[str]', 'caption data sets in test mode, uncleaned', 'caption metric'),
-    'question': Field('str', 'COCOVQA', 'result pages'),
-    'question_id': Field('int', 'COCOVQA', 'VQA metric and submission file'),
-    'gt_answer': Field('list[str]', 'COCOVQA: the raw answers, ten in VQAv2', 'VQA metric'),
-    'question_type': Field('str', 'COCOVQA', 'VQA metric'),
-    'answer_type': Field('str', 'COCOVQA', 'VQA metric'),
+    'question': Field('str', 'question data sets', 'result pages'),
+    'question_id': Field('int or str', 'question data sets', 'VQA metrics and submission file'),
+    'gt_answer': Field('list[str]', 'question data sets: the raw answers, ten in VQAv2', 'VQA metrics'),
+    'question_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
+    'answer_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
     'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
     'image_labels': Field('float tensor (N,)', 'SceneLabels', 'VisionPretraining'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
@@ -55,11 +55,11 @@ class DataSample(BaseDataElement):
                                       VQAPrompt, TextCorpus
     qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
-    question      str                 COCOVQA                        result pages
-    question_id   int                 COCOVQA                        VQA metric, submission file
-    gt_answer     list[str], raw      COCOVQA                        VQA metric
-    question_type str                 COCOVQA                        VQA metric
-    answer_type   str                 COCOVQA                        VQA metric
+    question      str                 question data sets             result pages
+    question_id   int or str          question data sets             VQA metrics, submission file
+    gt_answer     list[str], raw      question data sets             VQA metrics
+    question_type str                 COCOVQA, GQA                   VQA metrics
+    answer_type   str                 COCOVQA, GQA                   VQA metrics
     patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining
     image_labels  float (N,)          SceneLabels                    VisionPretraining
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics

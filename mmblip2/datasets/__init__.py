@@ -1,14 +1,16 @@
 """Data sets, samplers and transforms; importing this package registers them all."""
 from . import transforms  # noqa: F401
-from .coco_caption import COCOCaption
-from .coco_retrieval import COCORetrieval
+from .coco_caption import COCOCaption, Flickr30kCaption, NoCaps, VisualGenomeCaption
+from .coco_retrieval import COCORetrieval, Flickr30kRetrieval
 from .image_text_pairs import ImageTextPairs
+from .question_lists import AOKVQA, GQA, TextVQA, VisualGenomeQA
 from .samplers import Draw, SeekableInfiniteSampler, SeekableSampler
 from .scene_labels import SceneLabels
 from .text_corpus import TextCorpus
 from .vqa import COCOVQA
 
 __all__ = [
-    'COCOCaption', 'COCORetrieval', 'COCOVQA', 'Draw', 'ImageTextPairs', 'SceneLabels',
-    'SeekableInfiniteSampler', 'SeekableSampler', 'TextCorpus'
+    'AOKVQA', 'COCOCaption', 'COCORetrieval', 'COCOVQA', 'Draw', 'Flickr30kCaption', 'Flickr30kRetrieval', 'GQA',
+    'ImageTextPairs', 'NoCaps', 'SceneLabels', 'SeekableInfiniteSampler', 'SeekableSampler', 'TextCorpus', 'TextVQA',
+    'VisualGenomeCaption', 'VisualGenomeQA'
 ]

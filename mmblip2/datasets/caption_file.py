@@ -2,13 +2,14 @@
 import os
 from typing import NamedTuple
 
-from mmblip2.errors import DataError
+from mmblip2.errors import ConfigError, DataError
 
 from .files import are_objects, parse_image_id, read_json, wrong_layout
 
 LAYOUTS = ('the COCO layout {"images": [{"id", "file_name"}, ...], '
            '"annotations": [{"image_id", "caption"}, ...]}',
-           'the list of LAVIS [{"image", "caption" (a text or a list of texts), "image_id" (optional)}, ...]')
+           'the list of LAVIS [{"image", "caption" (a text or a list of texts), "image_id" (optional)}, ...]',
+           'the layout of Karpathy {"images": [{"filename", "split", "sentences": [{"raw"}, ...]}, ...]}')
 
 
 class CaptionedImage(NamedTuple):
@@ -18,26 +19,54 @@ class CaptionedImage(NamedTuple):
     captions: list
 
 
-def read_captions(path, image_folder, captions_required=True):
+def read_captions(path, image_folder, captions_required=True, split=None):
     """Read a caption file; the layout is recognised from the content.
 
     Args:
         path (str): JSON in one of ``LAYOUTS``.
         image_folder (str): Where the images are; decides between the names a COCO file offers.
         captions_required (bool): False accepts files that list images only (a test split).
+        split (str, optional): Of a file in the layout of Karpathy, which has all splits: 'train' (with 'restval', as
+            usual), 'val' or 'test'.
 
     Returns:
         list[CaptionedImage]: One item an image, in file order.
 
     Raises:
-        DataError: Missing file, not JSON, another layout, or an annotation of an unlisted image.
+        ConfigError: ``split`` is missing, or the file has one split only.
+        DataError: Missing file, not JSON, another layout, a split that it does not have, or an annotation of an
+            unlisted image.
     """
     content = read_json(path)
+    images = content.get('images') if isinstance(content, dict) else None
+    if images and are_objects(images, 'filename', 'split', 'sentences'):
+        return _read_karpathy(path, images, split)
+    if split is not None:
+        raise ConfigError(f'{path} has one split only: leave split={split!r} out')
     if isinstance(content, list) and are_objects(content, 'image'):
         return _read_list(path, content, captions_required)
     if isinstance(content, dict) and are_objects(content.get('images'), 'id'):
         return _read_coco(path, content, image_folder, captions_required)
     raise wrong_layout(path, content, LAYOUTS)
+
+
+def _read_karpathy(path, images, split):
+    found = sorted({image['split'] for image in images})
+    if split is None:
+        raise ConfigError(f'{path} has the splits {", ".join(found)}: set split to one of them')
+    wanted = (split, 'restval') if split == 'train' else (split, )
+    if split not in found:
+        raise DataError(f'{path} has no split {split!r}, only {", ".join(found)}')
+    result = []
+    for image in images:
+        if image['split'] not in wanted:
+            continue
+        if not are_objects(image['sentences'], 'raw'):
+            raise wrong_layout(path, image, LAYOUTS)
+        name = os.path.join(image.get('filepath', ''), image['filename'])
+        result.append(CaptionedImage(parse_image_id(image.get('cocoid'), name), name,
+                                     [sentence['raw'] for sentence in image['sentences']]))
+    return result
 
 
 def _read_list(path, items, captions_required):

@@ -1,13 +1,18 @@
 """Image captions, for training a caption model or either stage, and for evaluating captions."""
+from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
 from .caption_file import read_captions
+from .files import are_objects, read_json, wrong_layout
+from .question_lists import GenomeImages
+
+_DOMAINS = ('in-domain', 'near-domain', 'out-domain')
 
 
 @DATASETS.register_module()
 class COCOCaption(ImageTextDataset):
-    """Captions in the official COCO layout or in LAVIS's lists, recognised from the content of ``ann_file``.
+    """Captions in the official COCO layout, in LAVIS's lists or in Karpathy's files, recognised from the content.
 
     Training rows: one a caption, with ``caption`` (str). Test mode: one row an image with ``gt_caption``
     (list[str], empty when the file lists images only). LAVIS's ids ``"coco_391895"`` become 391895, and ids
@@ -15,19 +20,29 @@ class COCOCaption(ImageTextDataset):
     stays as written.
 
     Args:
-        ann_file (str): ``{"images": [...], "annotations": [...]}`` or ``[{"image", "caption", "image_id"}]``.
+        ann_file (str): ``{"images": [...], "annotations": [...]}``, ``[{"image", "caption", "image_id"}]``, or
+            Karpathy's ``dataset_coco.json``, ``dataset_flickr30k.json``.
+        split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
         DataError: See ``ImageTextDataset`` and ``read_captions``.
     """
 
+    def __init__(self, ann_file, split=None, **kwargs):
+        self.split = split
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def read_images(self):
+        """list[CaptionedImage]: What ``ann_file`` has."""
+        return read_captions(self.ann_file, self.data_prefix['img_path'], captions_required=not self.test_mode,
+                             split=self.split)
+
     def load_data_list(self):
         """Returns:
             list[dict]: ``image_id``, ``img_path`` and ``caption`` or ``gt_caption``.
         """
-        images = read_captions(self.ann_file, self.data_prefix['img_path'],
-                               captions_required=not self.test_mode)
+        images = self.read_images()
         if not self.test_mode:
             return [dict(image_id=image.image_id, img_path=self.image_path(image.image), caption=caption)
                     for image in images for caption in image.captions]
@@ -41,3 +56,81 @@ class COCOCaption(ImageTextDataset):
             return images
         self._warn(f'{len(images) - len(captioned)} of {len(images)} images have no caption: left out')
         return captioned
+
+
+@DATASETS.register_module()
+class Flickr30kCaption(COCOCaption):
+    """Flickr30k's captions (Young et al. 2014): Karpathy's ``dataset_flickr30k.json`` with ``split``, or
+    LAVIS's lists."""
+
+
+@DATASETS.register_module()
+class VisualGenomeCaption(ImageTextDataset):
+    """Region descriptions of Visual Genome (Krishna et al. 2017) as captions of whole images, as BLIP-2 trains on them.
+
+    Rows as those of ``COCOCaption``: one a phrase; in test mode one an image.
+
+    Args:
+        ann_file (str): ``region_descriptions.json``, or LAVIS's ``vg_caption.json``. Images are ``<image_id>.jpg`` in
+            the folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly.
+        **kwargs: See ``ImageTextDataset``.
+
+    Raises:
+        DataError: See ``ImageTextDataset``; another layout.
+    """
+
+    def load_data_list(self):
+        """Returns:
+            list[dict]: ``image_id``, ``img_path`` and ``caption`` or ``gt_caption``.
+        """
+        content = read_json(self.ann_file)
+        if are_objects(content, 'image'):
+            named = [(image.image_id, self.image_path(image.image), image.captions)
+                     for image in read_captions(self.ann_file, self.data_prefix['img_path'])]
+        elif are_objects(content, 'regions') and all(
+                are_objects(item['regions'], 'image_id', 'phrase') for item in content):
+            images = GenomeImages(self.data_prefix['img_path'])
+            named = []
+            for item in content:
+                if item['regions']:
+                    image_id = item['regions'][0]['image_id']
+                    named.append((image_id, images.path(image_id), [region['phrase'] for region in item['regions']]))
+        else:
+            raise wrong_layout(self.ann_file, content, [
+                'the official layout [{"id", "regions": [{"image_id", "phrase"}, ...]}, ...]',
+                'the list of LAVIS [{"image", "caption"}, ...]'])
+        if self.test_mode:
+            return [dict(image_id=image_id, img_path=path, gt_caption=phrases) for image_id, path, phrases in named]
+        return [dict(image_id=image_id, img_path=path, caption=phrase) for image_id, path, phrases in named
+                for phrase in phrases]
+
+
+@DATASETS.register_module()
+class NoCaps(COCOCaption):
+    """NoCaps (Agrawal et al. 2019): novel objects, ten captions an image; val and, without captions, test.
+
+    Args:
+        ann_file (str): ``nocaps_val_4500_captions.json`` or ``nocaps_test_image_info.json``, in the COCO layout.
+        domain (str, optional): Only the images of one domain, 'in-domain', 'near-domain' or 'out-domain'. Its CIDEr
+            weights words by the captions of that domain alone; the published numbers come from the server.
+        **kwargs: See ``ImageTextDataset``.
+
+    Raises:
+        ConfigError: ``domain`` is another one, or the file has none.
+        DataError: See ``COCOCaption``.
+    """
+
+    def __init__(self, ann_file, domain=None, **kwargs):
+        if domain not in (None, *_DOMAINS):
+            raise ConfigError(f'domain of NoCaps is {domain!r}, expected one of {", ".join(_DOMAINS)}')
+        self.domain = domain
+        super().__init__(ann_file, **kwargs)
+
+    def read_images(self):
+        images = super().read_images()
+        if self.domain is None:
+            return images
+        domains = {image['id']: image.get('domain') for image in read_json(self.ann_file)['images']}
+        if not any(domains.values()):
+            raise ConfigError(f'{self.ann_file} says nothing of domains: leave domain={self.domain!r} out')
+        return [image for image in images if domains[image.image_id] == self.domain]

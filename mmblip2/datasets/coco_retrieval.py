@@ -17,6 +17,7 @@ class COCORetrieval(ImageTextDataset):
 
     Args:
         ann_file (str): Caption file, see ``COCOCaption``.
+        split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
@@ -25,11 +26,15 @@ class COCORetrieval(ImageTextDataset):
 
     _gallery_cache: tuple[list[str], list[int]] | None = None
 
+    def __init__(self, ann_file, split=None, **kwargs):
+        self.split = split
+        super().__init__(ann_file=ann_file, **kwargs)
+
     def load_data_list(self):
         """Returns:
             list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
         """
-        images = read_captions(self.ann_file, self.data_prefix['img_path'])
+        images = read_captions(self.ann_file, self.data_prefix['img_path'], split=self.split)
         if not self.test_mode:
             return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
                     for image in images for caption in image.captions]
@@ -76,3 +81,9 @@ class COCORetrieval(ImageTextDataset):
         subset = super().get_subset(indices)
         subset._gallery_cache = None
         return subset
+
+
+@DATASETS.register_module()
+class Flickr30kRetrieval(COCORetrieval):
+    """Flickr30k's images and captions (Young et al. 2014): Karpathy's ``dataset_flickr30k.json`` with ``split``, or
+    LAVIS's lists."""

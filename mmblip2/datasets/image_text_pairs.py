@@ -12,20 +12,20 @@ from .files import are_objects, open_text, parse_image_id, read_json, wrong_layo
 
 @DATASETS.register_module()
 class ImageTextPairs(ImageTextDataset):
-    """Image-text pairs in JSON, JSON lines, CSV or TSV (with a header line), by the ending of ``ann_file``.
+    """Image-text pairs in JSON, JSON lines, CSV, TSV (with a header line) or Parquet, by the ending of ``ann_file``.
 
     A row may have several captions: in JSON a list, in a table several columns (blank cells do not count).
     Training draws one of them for each draw (``caption``); test mode keeps all (``gt_caption``). The id of an
     image is its ``image_id`` where the table has that column, else its path as written.
 
     Args:
-        ann_file (str): ``.json`` (a list of objects), ``.jsonl``, ``.csv`` or ``.tsv``.
+        ann_file (str): ``.json`` (a list of objects), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` (needs pyarrow).
         image_key (str): Key or column of the image path.
         caption_key (str | Sequence[str]): Key(s) or column(s) of the captions.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
-        ConfigError: Another file ending.
+        ConfigError: Another file ending, or pyarrow is missing.
         DataError: A line that cannot be read, a missing column, and what ``ImageTextDataset`` raises.
     """
 
@@ -39,7 +39,7 @@ class ImageTextPairs(ImageTextDataset):
             list[dict]: ``image_id``, ``img_path`` and ``captions`` (``gt_caption`` in test mode).
         """
         readers = {'.json': self._read_json, '.jsonl': self._read_jsonl, '.csv': self._read_table,
-                   '.tsv': self._read_table}
+                   '.tsv': self._read_table, '.parquet': self._read_parquet}
         ending = os.path.splitext(self.ann_file)[1].lower()
         if ending not in readers:
             raise ConfigError(
@@ -89,6 +89,29 @@ class ImageTextPairs(ImageTextDataset):
                     raise DataError(f'line {number} of {self.ann_file} is not JSON: {error}') from None
                 if not are_objects(items[-1:], self.image_key, *self.caption_keys):
                     raise wrong_layout(f'line {number} of {self.ann_file}', items[-1], self._layout())
+        return items
+
+    def _read_parquet(self):
+        try:
+            from pyarrow import ArrowException, parquet
+        except ImportError as error:
+            raise ConfigError(f'{self.ann_file} needs the package pyarrow: pip install pyarrow') from error
+        open_text(self.ann_file).close()  # says that it is missing as for the other formats
+        columns = [self.image_key, *self.caption_keys]
+        try:
+            names = parquet.read_schema(self.ann_file).names
+            missing = [column for column in columns if column not in names]
+            if missing:
+                raise DataError(f'{self.ann_file} has no column {missing[0]!r}, only {names}: set image_key and '
+                                'caption_key')
+            wanted = [*columns, *({'image_id'} & set(names) - set(columns))]
+            items = parquet.read_table(self.ann_file, columns=wanted).to_pylist()
+        except (ArrowException, OSError) as error:
+            raise DataError(f'{self.ann_file} is no Parquet file, or broken: {error}') from None
+        for item in items:
+            item.update({key: '' for key in self.caption_keys if item[key] is None})
+            if not isinstance(item[self.image_key], str):
+                raise wrong_layout(self.ann_file, item, self._layout())
         return items
 
     def _read_table(self):

@@ -55,31 +55,19 @@ class COCOVQA(ImageTextDataset):
         """
         content = read_json(self.question_file, 'question_file')
         if isinstance(content, list) and are_objects(content, 'image', 'question'):
-            rows = [self._row_of_list(index, item) for index, item in enumerate(content)]
+            rows = read_question_list(self, content)
+            if not all(are_texts([row['question']]) and are_texts(row['gt_answer']) for row in rows):
+                raise wrong_layout(self.question_file, content, _QUESTIONS)
+            for row in rows:
+                if not are_full(row['gt_answer']):
+                    del row['gt_answer']
         elif isinstance(content, dict) and are_objects(content.get('questions'), 'question_id', 'image_id',
                                                        'question'):
             rows = self._official_rows(content['questions'])
         else:
             raise wrong_layout(self.question_file, content, _QUESTIONS)
-        if len({row['question_id'] for row in rows}) < len(rows):
-            raise DataError(
-                f'{self.question_file} has question ids that occur twice: each question needs its own')
-        without = [row['question_id'] for row in rows if not row.get('gt_answer')]
-        if without and (not self.test_mode or self.ann_file or len(without) < len(rows)):
-            raise DataError(f'{len(without)} of {len(rows)} questions in {self.question_file} have no answer '
-                            f'in {self.ann_file or self.question_file}, the first is question_id '
-                            f'{without[0]}: check that question_file and ann_file are of the same split')
-        return rows
-
-    def _row_of_list(self, index, item):
-        answers = item.get('answer', [])
-        answers = [answers] if isinstance(answers, str) else answers
-        if not are_texts([item['question']]) or not are_texts(answers):
-            raise wrong_layout(self.question_file, item, _QUESTIONS)
-        row = dict(question=item['question'], question_id=item.get('question_id', index),
-                   image_id=parse_image_id(item.get('image_id'), item['image']),
-                   img_path=self.image_path(item['image']))
-        return dict(row, gt_answer=answers) if are_full(answers) else row
+        return answered_rows(rows, self.question_file, self.ann_file or self.question_file, self.test_mode,
+                             bool(self.ann_file))
 
     def _official_rows(self, questions):
         if not self.ann_file and not self.test_mode:
@@ -137,6 +125,51 @@ class COCOVQA(ImageTextDataset):
             # A name that is not there: the check of all images reports it together with the others.
             paths[image_id] = os.path.join(folder, names[0] if names else f'*{image_id}.*')
         return paths
+
+
+def read_question_list(dataset, content):
+    """Rows of a list of LAVIS, ``[{"image", "question", "answer", "question_id"}]``.
+
+    Args:
+        dataset (ImageTextDataset): Knows where its images are.
+        content (list[dict]): The list; the values of an item are not checked.
+
+    Returns:
+        list[dict]: ``question``, ``question_id`` (the position where there is none), ``image_id``, ``img_path`` and
+        ``gt_answer``, which may be empty.
+    """
+    rows = []
+    for index, item in enumerate(content):
+        answers = item.get('answer', [])
+        rows.append(dict(question=item['question'], question_id=item.get('question_id', index),
+                         image_id=parse_image_id(item.get('image_id'), item['image']),
+                         img_path=dataset.image_path(item['image']),
+                         gt_answer=[answers] if isinstance(answers, str) else answers))
+    return rows
+
+
+def answered_rows(rows, questions, answers, test_mode, separate):
+    """The rows, if every question has an id of its own, and all have answers or, in test mode, none.
+
+    Args:
+        rows (list[dict]): With ``question_id`` and, where there are answers, ``gt_answer``.
+        questions (str): File of the questions.
+        answers (str): File of the answers.
+        test_mode (bool): Whether all may be without answers.
+        separate (bool): Whether the answers came in a file of their own, so that some are expected.
+
+    Raises:
+        DataError: Otherwise.
+    """
+    if len({row['question_id'] for row in rows}) < len(rows):
+        raise DataError(f'{questions} has question ids that occur twice: each question needs its own')
+    without = [row['question_id'] for row in rows if not row.get('gt_answer')]
+    if without and (not test_mode or separate or len(without) < len(rows)):
+        raise DataError(f'{len(without)} of {len(rows)} questions in {questions} have no answer in {answers}, the '
+                        f'first is question_id {without[0]}: ' + (
+                            'check that question_file and ann_file are of the same split' if separate else
+                            'mend the file; a split without any answer is for test_mode=True'))
+    return rows
 
 
 def are_texts(values):

@@ -2,8 +2,15 @@ import json
 
 import pytest
 
-from mmblip2.datasets import COCOCaption, COCORetrieval
-from mmblip2.errors import DataError
+from mmblip2.datasets import (
+    COCOCaption,
+    COCORetrieval,
+    Flickr30kCaption,
+    Flickr30kRetrieval,
+    NoCaps,
+    VisualGenomeCaption,
+)
+from mmblip2.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -104,3 +111,83 @@ def test_annotation_of_an_unlisted_image_is_named(root):
     with pytest.raises(DataError, match=r'1 of 4 annotations in .*ann\.json refer to an image id that is not '
                                         'among its 2 images; the first is annotation id 44 with image_id 5'):
         build(root, coco(annotations=annotations))
+
+
+# ------------------------------------------------------------------------- Karpathy's files, NoCaps, Visual Genome
+
+def karpathy_file(*splits):
+    return dict(dataset='coco', images=[
+        dict(filepath='val', filename=NAMES[i % 2], cocoid=(7, 9)[i % 2], split=split, imgid=i,
+             sentences=[dict(raw=f'{split} {k}', tokens=[]) for k in range(2)]) for i, split in enumerate(splits)])
+
+
+def test_a_split_of_karpathys_file(root):
+    content = karpathy_file('train', 'val')
+    assert rows(build(root, content, prefix='', split='val', test_mode=True), 'image_id', 'gt_caption', 'img_path') == [
+        (9, ['val 0', 'val 1'], f'{root}/val/{NAMES[1]}')]
+    assert rows(build(root, content, COCORetrieval, '', split='val'), 'image_id', 'text') == [
+        (9, 'val 0'), (9, 'val 1')]
+    train = build(root, karpathy_file('train', 'restval'), prefix='', split='train')
+    assert rows(train, 'caption') == [('train 0', ), ('train 1', ), ('restval 0', ), ('restval 1', )]
+
+
+def test_flickr30k_has_no_coco_ids(root):
+    content = dict(images=[dict(filename=NAMES[0], split='test', sentences=[dict(raw='one')])])
+    dataset = build(root, content, Flickr30kCaption, split='test', test_mode=True)
+    assert rows(dataset, 'image_id', 'img_path') == [(7, f'{root}/val/{NAMES[0]}')]
+    assert build(root, content, Flickr30kRetrieval, split='test', test_mode=True).texts == ['one']
+
+
+def test_splits_that_are_missing_or_useless_are_refused(root):
+    with pytest.raises(ConfigError, match='has the splits train, val: set split'):
+        build(root, karpathy_file('train', 'val'), prefix='')
+    with pytest.raises(DataError, match="no split 'test', only train, val"):
+        build(root, karpathy_file('train', 'val'), prefix='', split='test')
+    with pytest.raises(ConfigError, match="one split only: leave split='val' out"):
+        build(root, KARPATHY, prefix='', split='val')
+
+
+def nocaps(*domains):
+    content = coco()
+    for image, domain in zip(content['images'], domains):
+        image['domain'] = domain
+    return content
+
+
+def test_nocaps_is_an_image_a_row_and_can_be_one_domain(root):
+    assert rows(build(root, nocaps(), NoCaps, test_mode=True), 'image_id', 'gt_caption') == [
+        (7, ['seven']), (9, ['nine', 'also nine'])]
+    content = nocaps('in-domain', 'out-domain')
+    assert rows(build(root, content, NoCaps, test_mode=True, domain='out-domain'), 'image_id') == [(9, )]
+    test_split = dict(images=content['images'])
+    assert rows(build(root, test_split, NoCaps, test_mode=True), 'gt_caption') == [([], ), ([], )]
+
+
+def test_nocaps_domains_that_do_not_exist_are_refused(root):
+    with pytest.raises(ConfigError, match="domain of NoCaps is 'out'"):
+        build(root, nocaps(), NoCaps, domain='out')
+    with pytest.raises(ConfigError, match='says nothing of domains'):
+        build(root, nocaps(), NoCaps, domain='in-domain')
+
+
+REGIONS = [dict(id=3, regions=[dict(region_id=1, image_id=3, phrase='a dog', x=0), dict(image_id=3, phrase='a tree')]),
+           dict(id=4, regions=[dict(image_id=4, phrase='one cat')]), dict(id=5, regions=[])]
+
+
+@pytest.mark.parametrize('places', [('VG_100K/3.jpg', 'VG_100K_2/4.jpg'), ('3.jpg', '4.jpg')])
+def test_visual_genome_regions_are_captions_of_images_in_two_folders_or_one(root, places):
+    for place in places:
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).touch()
+    train = build(root, REGIONS, VisualGenomeCaption, prefix='')
+    assert rows(train, 'image_id', 'caption', 'img_path') == [
+        (3, 'a dog', f'{root}/{places[0]}'), (3, 'a tree', f'{root}/{places[0]}'),
+        (4, 'one cat', f'{root}/{places[1]}')]
+    assert rows(build(root, REGIONS, VisualGenomeCaption, prefix='', test_mode=True), 'gt_caption') == [
+        (['a dog', 'a tree'], ), (['one cat'], )]
+
+
+def test_visual_genome_lists_of_lavis_and_other_files(root):
+    assert rows(build(root, KARPATHY, VisualGenomeCaption, prefix=''), 'caption')[0] == ('seven', )
+    with pytest.raises(DataError, match=r'expected the official layout \[\{"id", "regions"'):
+        build(root, dict(a=1), VisualGenomeCaption)

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -34,6 +35,29 @@ def test_every_format_gives_the_same_rows(root, name):
     assert [(dataset[i]['image_id'], dataset[i]['img_path'], dataset[i]['caption']) for i in range(2)] == [
         ('a.jpg', f'{root}/a.jpg', 'one, "two"'), ('b.jpg', f'{root}/b.jpg', 'three')]
     assert build(root, name, FORMS[name], test_mode=True)[1]['gt_caption'] == ['three']
+
+
+def test_parquet_gives_the_same_rows(root):
+    pyarrow = pytest.importorskip('pyarrow')
+    from pyarrow import parquet
+    table = pyarrow.Table.from_pylist([dict(image='a.jpg', caption=['one, "two"', 'x'], image_id=4, width=3),
+                                       dict(image='b.jpg', caption=['three'], image_id=7, width=3)])
+    parquet.write_table(table, root / 'x.parquet')
+    dataset = ImageTextPairs('x.parquet', data_root=str(root), pipeline=[lambda results: results], test_mode=True)
+    assert [(dataset[i]['image_id'], dataset[i]['img_path'], dataset[i]['gt_caption']) for i in range(2)] == [
+        (4, f'{root}/a.jpg', ['one, "two"', 'x']), (7, f'{root}/b.jpg', ['three'])]
+    with pytest.raises(DataError, match="no column 'url', only"):
+        ImageTextPairs('x.parquet', data_root=str(root), image_key='url')
+    (root / 'x.parquet').write_bytes(b'PAR1 torn')
+    with pytest.raises(DataError, match='no Parquet file, or broken'):
+        ImageTextPairs('x.parquet', data_root=str(root))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(root, monkeypatch):
+    (root / 'x.parquet').touch()
+    monkeypatch.setitem(sys.modules, 'pyarrow', None)
+    with pytest.raises(ConfigError, match='pip install pyarrow'):
+        ImageTextPairs('x.parquet', data_root=str(root))
 
 
 def test_one_of_several_captions_is_drawn_by_position(root):
@@ -76,8 +100,8 @@ def test_other_layouts_are_described(root):
 
 
 def test_other_endings_are_refused(root):
-    with pytest.raises(ConfigError, match=r"ann_file '.*x\.parquet' of ImageTextPairs must end with one of"):
-        build(root, 'x.parquet', '')
+    with pytest.raises(ConfigError, match=r"ann_file '.*x\.xlsx' of ImageTextPairs must end with one of"):
+        build(root, 'x.xlsx', '')
 
 
 def test_empty_caption_is_refused_or_dropped(root):
