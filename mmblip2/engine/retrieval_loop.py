@@ -4,6 +4,7 @@ The loop schedules and gathers; scores come from the model, recall from ``evalua
 Shapes: I images, N texts, Q queries, C contrastive width, k re-ranked candidates.
 """
 import json
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from mmengine.runner import BaseLoop
 
 from mmblip2.errors import ConfigError
-from mmblip2.evaluation.functional import retrieval_recall
+from mmblip2.evaluation.functional import recall_from_ranks, retrieval_ranks
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import LOOPS
 from mmblip2.utils.dist import gather_objects, world
@@ -48,7 +49,7 @@ class _RetrievalLoop(BaseLoop):
         self.text_batch_size = text_batch_size
         self.autocast = runner.eval_autocast if autocast is None else autocast
         self.out_file = out_file
-        self.ranking: dict[str, list] | None = None  # on the main process, what was written of the last run
+        self.ranking: dict | None = None  # on the main process, what was written of the last run
         dataset = self.dataloader.dataset
         if not (hasattr(dataset, 'texts') and hasattr(dataset, 'text_to_image')):
             raise ConfigError(f'{type(self).__name__} needs a retrieval data set in test mode (texts and '
@@ -124,22 +125,27 @@ class _RetrievalLoop(BaseLoop):
         image_positives: list[list[int]] = [[] for _ in range(len(dataset))]
         for text, image in enumerate(dataset.text_to_image):
             image_positives[image].append(text)
-        if world()[0] == 0:
-            self._write(i2t, t2i)
+        predictions = self._predictions(i2t, t2i) if world()[0] == 0 else None
+        if predictions is not None:
+            self.runner.logger.info(f'predictions written to {self._write(predictions)}')
         topk = self.evaluator.metrics[0].topk
-        metrics = {}
+        metrics, ranks = {}, {}
         for name, scores, positives in (('i2t/retrieval', i2t, image_positives), ('t2i/retrieval', t2i, text_positives),
                                         ('i2t/itc', itc, image_positives), ('t2i/itc', itc.T, text_positives)):
-            recall = retrieval_recall(scores, positives, topk)
+            ranks[name] = retrieval_ranks(scores, positives)
+            recall = recall_from_ranks(ranks[name], topk)
             metrics.update({f'{name}/Recall@{k}': value for k, value in recall.items()})
             metrics[f'{name}/Recall@mean'] = sum(recall.values()) / len(recall)
+        if predictions is not None:  # the ranks too: the file can be scored again
+            self._write(dict(predictions, ranks=ranks))
         return metrics
 
-    def _write(self, i2t, t2i):
+    def _predictions(self, i2t, t2i) -> dict:
+        """What is written: the five best of every query."""
         dataset = self.dataloader.dataset
         images = [dataset.get_data_info(i) for i in range(len(dataset))]
         top_texts, top_images = (scores.topk(min(5, scores.size(1)), dim=1) for scores in (i2t, t2i))
-        result = dict(
+        return dict(
             images=[info['img_path'] for info in images],
             image_ids=[info['image_id'] for info in images],
             texts=list(dataset.texts),
@@ -148,11 +154,16 @@ class _RetrievalLoop(BaseLoop):
                  for i in range(len(i2t))],
             t2i=[dict(text=i, top=list(zip(top_images.indices[i].tolist(), top_images.values[i].tolist())))
                  for i in range(len(t2i))])
+
+    def _write(self, result) -> Path:
+        """To ``out_file``, whole or not at all."""
         path = Path(self.out_file or Path(self.runner.work_dir, 'predictions', 'retrieval.json'))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result))
+        partial = path.with_name(path.name + '.partial')
+        partial.write_text(json.dumps(result))
+        os.replace(partial, path)
         self.ranking = result
-        self.runner.logger.info(f'predictions written to {path}')
+        return path
 
     def _store_dtype(self):
         """bfloat16 halves the memory of the kept patches where the model computes in it anyway."""

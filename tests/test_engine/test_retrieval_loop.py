@@ -7,6 +7,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmblip2.errors import ConfigError, DataError
+from mmblip2.evaluation.functional import Ranks, recall_from_ranks
 
 COLORS = ['red', 'green', 'blue', 'yellow', 'white', 'black', 'cyan', 'purple']
 
@@ -76,6 +77,10 @@ def test_run_reports_both_directions_and_writes_predictions(runner, tmp_path):
     written = json.loads((tmp_path / 'work/predictions/retrieval.json').read_text())
     assert len(written['images']) == 8 and len(written['t2i']) == len(written['texts']) == 15
     assert written['i2t'][0]['top'][0][1] >= written['i2t'][0]['top'][1][1]
+    for name, ranks in written['ranks'].items():  # the file can be scored again
+        recall = recall_from_ranks(Ranks(*ranks), (1, 5))
+        assert {k: metrics[f'{name}/Recall@{k}'] for k in recall} == recall
+    assert len(written['ranks']) == 4
 
 
 def test_k_of_zero_reports_itc_alone(runner):
@@ -87,7 +92,7 @@ def test_k_of_zero_reports_itc_alone(runner):
 def test_predictions_are_on_disk_when_scoring_fails(runner, tmp_path, monkeypatch):
     def fail(*args):
         raise RuntimeError('scoring failed')
-    monkeypatch.setattr('mmblip2.engine.retrieval_loop.retrieval_recall', fail)
+    monkeypatch.setattr('mmblip2.engine.retrieval_loop.retrieval_ranks', fail)
     with pytest.raises(RuntimeError, match='scoring failed'):
         runner.test_loop.run()
     assert (tmp_path / 'work/predictions/retrieval.json').is_file()

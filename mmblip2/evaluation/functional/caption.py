@@ -1,12 +1,14 @@
 """Official COCO caption scores: pycocoevalcap's scorers behind checks, with Java from PATH or from pip.
 
-Differs from ``COCOEvalCap``: nothing is written into the installed package, SPICE (which downloads its parts)
-is left out, bad input is an error with a message, and a scorer that fails does not take the others with it.
-The values are the same.
+Differs from ``COCOEvalCap``: nothing is written into the installed package or downloaded, SPICE runs on request
+only, bad input is an error with a message, and a scorer that fails does not take the others with it. The values
+are the same.
 """
 import contextlib
 import importlib.util
+import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -26,7 +28,15 @@ METRICS = {
     'ROUGE_L': ('ROUGE_L',),
     'CIDEr': ('CIDEr',),
 }
-_KEYS = tuple(key for keys in METRICS.values() for key in keys)
+ON_REQUEST = {'SPICE': ('SPICE',)}
+_ALL = {**METRICS, **ON_REQUEST}
+_KEYS = tuple(key for keys in _ALL.values() for key in keys)
+
+# SPICE's parser, not on PyPI: stanford-corenlp-full-2015-12-09.zip of nlp.stanford.edu holds both.
+_SPICE_JARS = ('stanford-corenlp-3.6.0.jar', 'stanford-corenlp-3.6.0-models.jar')
+# Java 16 and later: SPICE's serialiser looks into classes that are closed otherwise.
+_SPICE_JAVA_OPTIONS = ' '.join(f'--add-opens java.base/{name}=ALL-UNNAMED' for name in (
+    'java.lang', 'java.math', 'java.util', 'java.util.concurrent', 'java.net', 'java.text'))
 
 # Everything that ends a line for the Java tokenizer: left in, it would shift all later captions by an image.
 _LINE_ENDS = re.compile('[\n\r\x0b\x0c\u2028\u2029]+')
@@ -72,27 +82,43 @@ def _works(java: str) -> bool:
         return False
 
 
-def check_caption_metrics(metrics: Iterable) -> list[str]:
+def check_caption_metrics(metrics: Iterable, spice_jars: str | Path | None = None) -> list[str]:
     """The result keys that ``metrics`` asks for, after a look at everything that scoring needs.
 
     Raises:
-        ConfigError: A metric is unknown, or pycocoevalcap or Java is missing.
+        ConfigError: A metric is unknown, or pycocoevalcap, Java or, with SPICE, a jar is missing.
     """
     metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [name for name in metrics if name not in METRICS and name not in _KEYS]
     if unknown or not metrics:
-        hint = '; SPICE is not offered: it downloads its models at run time' if 'SPICE' in unknown else ''
-        raise ConfigError(f'unknown caption metrics {unknown}: expected some of {list(METRICS)}, '
-                          f'or single values as Bleu_4{hint}')
+        raise ConfigError(f'unknown caption metrics {unknown}: expected some of {list(_ALL)}, '
+                          'or single values as Bleu_4')
     if importlib.util.find_spec('pycocoevalcap') is None:
         raise ConfigError('COCO caption metrics need the package pycocoevalcap: pip install pycocoevalcap')
     find_java()
-    wanted = {key for name in metrics for key in METRICS.get(name, (name,))}
+    if 'SPICE' in metrics:
+        _find_spice_jars(spice_jars)
+    wanted = {key for name in metrics for key in _ALL.get(name, (name,))}
     return [key for key in _KEYS if key in wanted]
 
 
-def caption_scores(predictions: Mapping, references: Mapping,
-                   metrics: Iterable = tuple(METRICS)) -> dict[str, float]:
+def _find_spice_jars(folder: str | Path | None) -> Path:
+    """The folder with SPICE's parser: the one given, else that of the package, where its own class downloads to.
+
+    Raises:
+        ConfigError: One of the two files is not there.
+    """
+    folder = Path(folder) if folder is not None else _package_folder() / 'spice' / 'lib'
+    missing = [name for name in _SPICE_JARS if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f'SPICE needs {" and ".join(missing)} in {folder}: unpack '
+                          'stanford-corenlp-full-2015-12-09.zip (nlp.stanford.edu/software) and give its folder as '
+                          'spice_jars, or leave SPICE out')
+    return folder
+
+
+def caption_scores(predictions: Mapping, references: Mapping, metrics: Iterable = tuple(METRICS),
+                   spice_jars: str | Path | None = None) -> dict[str, float]:
     """Score one caption an image against its references.
 
     CIDEr weights n-grams by their rarity among the references given, so values of a subset are not comparable
@@ -101,18 +127,20 @@ def caption_scores(predictions: Mapping, references: Mapping,
     Args:
         predictions: Image id -> caption. Ids are compared as strings: 7 and '7' are one id.
         references: Image id -> list of captions, for the same ids.
-        metrics: Some of ``Bleu``, ``METEOR``, ``ROUGE_L``, ``CIDEr``, or single values such as ``Bleu_4``.
+        metrics: Some of ``Bleu``, ``METEOR``, ``ROUGE_L``, ``CIDEr``, or single values such as ``Bleu_4``. ``SPICE``
+            too, which is slow, takes up to 8 GB and needs two files that PyPI does not have.
+        spice_jars: Folder with stanford-corenlp-3.6.0.jar and its models; default: SPICE's own, inside pycocoevalcap.
 
     Returns:
-        dict[str, float]: ``Bleu_1`` to ``Bleu_4``, ``METEOR``, ``ROUGE_L`` (0 to 1) and ``CIDEr`` (0 to about
-        10), as pycocoevalcap gives them. A metric whose scorer fails is reported in the log and missing here.
+        dict[str, float]: ``Bleu_1`` to ``Bleu_4``, ``METEOR``, ``ROUGE_L``, ``SPICE`` (0 to 1) and ``CIDEr`` (0 to
+        about 10), as pycocoevalcap gives them. A metric whose scorer fails is reported in the log and missing here.
 
     Raises:
-        ConfigError: A metric is unknown, or pycocoevalcap or Java is missing.
+        ConfigError: A metric is unknown, or pycocoevalcap, Java or, with SPICE, a jar is missing.
         DataError: Ids of the two differ, there are none, or a caption is not a string.
         RuntimeError: The tokenizer or every scorer failed.
     """
-    wanted = check_caption_metrics(metrics)
+    wanted = check_caption_metrics(metrics, spice_jars)
     java = find_java()
     predictions, references = _by_text_id(predictions, 'predictions'), _by_text_id(references, 'references')
     _check(predictions, references)
@@ -121,11 +149,11 @@ def caption_scores(predictions: Mapping, references: Mapping,
 
     scores: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for name, keys in METRICS.items():
+    for name, keys in _ALL.items():
         if not set(keys) & set(wanted):
             continue
         try:
-            values = _SCORERS[name](gts, res, java)
+            values = _spice(gts, res, java, spice_jars) if name == 'SPICE' else _SCORERS[name](gts, res, java)
             scores.update(zip(keys, map(float, values)))
         except Exception as error:  # whatever one scorer does, the other scores are kept
             failed[name] = f'{type(error).__name__}: {error}'
@@ -264,6 +292,27 @@ def _meteor(gts, res, java):
             process.kill()
             with contextlib.suppress(BrokenPipeError):
                 to_meteor.close()
+
+
+def _spice(gts, res, java, spice_jars):
+    """Mean SPICE of the images, from the jar of pycocoevalcap; without its cache, which some systems cannot open."""
+    jars = _find_spice_jars(spice_jars)
+    folder = _package_folder() / 'spice'
+    classes = [folder / 'spice-1.0.jar', folder / 'lib' / '*', *(jars / name for name in _SPICE_JARS)]
+    options = ' '.join(filter(None, (os.environ.get('JDK_JAVA_OPTIONS'), _SPICE_JAVA_OPTIONS)))
+    with tempfile.TemporaryDirectory() as work:
+        rows = [dict(image_id=image, test=res[image][0], refs=captions) for image, captions in gts.items()]
+        Path(work, 'in.json').write_text(json.dumps(rows))
+        done = subprocess.run(
+            [java, '-Xmx8G', '-cp', os.pathsep.join(map(str, classes)), 'edu.anu.spice.SpiceScorer', 'in.json',
+             '-out', 'out.json', '-subset', '-silent'],
+            cwd=work, env={**os.environ, 'JDK_JAVA_OPTIONS': options}, capture_output=True)
+        if done.returncode != 0:
+            raise RuntimeError(f'SPICE ended with status {done.returncode}: {_tail(done.stderr)}')
+        scores = [row['scores']['All']['f'] for row in json.loads(Path(work, 'out.json').read_text())]
+    if len(scores) != len(gts):
+        raise RuntimeError(f'SPICE scored {len(scores)} of {len(gts)} images')
+    return [sum(math.nan if score is None else float(score) for score in scores) / len(scores)]
 
 
 _SCORERS = {'Bleu': _bleu, 'METEOR': _meteor, 'ROUGE_L': _rouge, 'CIDEr': _cider}

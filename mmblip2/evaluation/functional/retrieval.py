@@ -1,12 +1,26 @@
 """Recall at k of a score matrix. Q queries, G gallery items, p positives of a query."""
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
 from mmblip2.errors import ConfigError, DataError
 
 _CHUNK_ELEMENTS = 1 << 24
+
+
+class Ranks(NamedTuple):
+    """Where the best positive of each query stands; three lists of Q ints.
+
+    Attributes:
+        higher: Gallery items with a higher score.
+        tied: Gallery items with the same score, itself included.
+        tied_right: Those of ``tied`` that are positives.
+    """
+    higher: list[int]
+    tied: list[int]
+    tied_right: list[int]
 
 
 def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -> dict[int, float]:
@@ -32,9 +46,31 @@ def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -
         ConfigError: ``topk`` is empty or has a value below 1.
         DataError: Scores are not a finite (Q, G) matrix, or ``positives`` does not fit it.
     """
-    topk = tuple(topk)
-    if not topk or any(isinstance(k, bool) or int(k) != k or k < 1 for k in topk):
-        raise ConfigError(f'topk must hold whole numbers from 1 up, got {topk}')
+    _check_topk(topk)
+    return recall_from_ranks(retrieval_ranks(scores, positives), topk)
+
+
+def recall_from_ranks(ranks: Ranks, topk: Sequence = (1, 5, 10)) -> dict[int, float]:
+    """Recall of ranks that were computed, or written to a file, before; see :func:`retrieval_recall`.
+
+    Raises:
+        ConfigError: ``topk`` is empty or has a value below 1.
+    """
+    topk, queries = _check_topk(topk), list(zip(*ranks))
+    return {k: 100. * sum(_hit(k - higher, tied, right) for higher, tied, right in queries) / len(queries)
+            for k in topk}
+
+
+def retrieval_ranks(scores, positives: Sequence) -> Ranks:
+    """Where the best positive of every query stands, by counting: no sort.
+
+    Args:
+        scores: (Q, G) tensor or array, higher is better.
+        positives: For each query the list of the gallery indices that are right, at least one.
+
+    Raises:
+        DataError: Scores are not a finite (Q, G) matrix, or ``positives`` does not fit it.
+    """
     scores = torch.as_tensor(scores)
     if scores.dim() != 2 or scores.numel() == 0:
         raise DataError('retrieval scores must be a matrix (queries, gallery), got shape '
@@ -42,7 +78,7 @@ def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -
     num_query, num_gallery = scores.shape
     positives = _check_positives(positives, num_query, num_gallery)
 
-    hits = dict.fromkeys(topk, 0.)
+    ranks = Ranks([], [], [])
     step = max(1, _CHUNK_ELEMENTS // num_gallery)
     for start in range(0, num_query, step):
         rows = scores[start:start + step]
@@ -53,13 +89,17 @@ def retrieval_recall(scores, positives: Sequence, topk: Sequence = (1, 5, 10)) -
         column = torch.tensor([index for indices in chunk for index in indices], device=rows.device)
         right = rows[query, column]  # scores of all positives of the chunk, (sum of p,)
         best = torch.stack([part.max() for part in right.split(counts.tolist())])  # (rows,)
-        higher = (rows > best[:, None]).sum(dim=1).tolist()
-        level = (rows == best[:, None]).sum(dim=1).tolist()
-        right_level = torch.zeros_like(counts).index_add_(0, query, (right == best[query]).long()).tolist()
-        for k in topk:
-            hits[k] += sum(_hit(k - above, tied, tied_right)
-                           for above, tied, tied_right in zip(higher, level, right_level))
-    return {k: 100. * hit / num_query for k, hit in hits.items()}
+        ranks.higher.extend((rows > best[:, None]).sum(dim=1).tolist())
+        ranks.tied.extend((rows == best[:, None]).sum(dim=1).tolist())
+        ranks.tied_right.extend(torch.zeros_like(counts).index_add_(0, query, (right == best[query]).long()).tolist())
+    return ranks
+
+
+def _check_topk(topk) -> tuple:
+    topk = tuple(topk)
+    if not topk or any(isinstance(k, bool) or int(k) != k or k < 1 for k in topk):
+        raise ConfigError(f'topk must hold whole numbers from 1 up, got {topk}')
+    return topk
 
 
 def _hit(places: int, tied: int, tied_right: int) -> float:

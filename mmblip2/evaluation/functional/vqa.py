@@ -66,7 +66,8 @@ def normalise_answer(text: str) -> str:
     return ' '.join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _clean_space(text: str) -> str:
+def clean_space(text: str) -> str:
+    """Line breaks and tabs as spaces, none at the ends: what the official program does to every text first."""
     return text.replace('\n', ' ').replace('\t', ' ').strip()
 
 
@@ -101,9 +102,9 @@ def vqa_accuracy(prediction: str, answers: Sequence[str | Mapping], variant: str
     annotations = _annotations(answers)
     texts = [annotation['answer'] for annotation in annotations]
 
-    prediction = _clean_space(prediction)
+    prediction = clean_space(prediction)
     if variant == 'official':
-        texts = [_clean_space(text) for text in texts]
+        texts = [clean_space(text) for text in texts]
         if len(set(texts)) > 1:
             texts = [normalise_answer(text) for text in texts]
             prediction = normalise_answer(prediction)

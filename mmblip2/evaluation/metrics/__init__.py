@@ -2,9 +2,11 @@ from .base import GatheredMetric
 from .coco_caption import COCOCaptionMetric
 from .language import Perplexity
 from .retrieval import RetrievalRecall
+from .submission import ServerSubmission
 from .vision import PatchAccuracy
-from .vqa import VQAMetric
+from .vqa import ANLSMetric, AOKVQAMetric, GQAMetric, TextVQAMetric, VQAMetric
 
 __all__ = [
-    'COCOCaptionMetric', 'GatheredMetric', 'PatchAccuracy', 'Perplexity', 'RetrievalRecall', 'VQAMetric',
+    'ANLSMetric', 'AOKVQAMetric', 'COCOCaptionMetric', 'GQAMetric', 'GatheredMetric', 'PatchAccuracy', 'Perplexity',
+    'RetrievalRecall', 'ServerSubmission', 'TextVQAMetric', 'VQAMetric',
 ]

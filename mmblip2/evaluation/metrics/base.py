@@ -40,8 +40,8 @@ class GatheredMetric(BaseMetric):
     def read(self, sample) -> Any:
         """What is kept of one predicted sample: plain Python values."""
 
-    def to_predictions(self, results: list) -> list | None:
-        """The JSON rows to write, or None when there is nothing worth a file."""
+    def to_predictions(self, results: list) -> list | dict | None:
+        """What is written, as JSON, or None when there is nothing worth a file."""
         return None
 
     def process(self, data_batch: Any, data_samples: Sequence):
@@ -78,7 +78,7 @@ class GatheredMetric(BaseMetric):
             raise error or (DataError if known else RuntimeError)(f'rank 0: {message}')
         return metrics
 
-    def _write(self, predictions: list | None):
+    def _write(self, predictions: list | dict | None):
         path = self._path()
         if predictions is None or path is None:
             return

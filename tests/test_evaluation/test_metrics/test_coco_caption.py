@@ -120,3 +120,13 @@ def test_wrong_layout_of_ann_file_is_refused(java, tmp_path, content):
 def test_missing_ann_file_is_refused(java, tmp_path):
     with pytest.raises(DataError, match='a.json of COCOCaptionMetric not found'):
         COCOCaptionMetric(str(tmp_path / 'a.json'))
+
+
+def test_without_references_only_writes_and_says_so(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmblip2.evaluation.metrics.coco_caption.print_log', lambda text, *args: said.append(text))
+    metric = COCOCaptionMetric(metrics=['CIDEr'], out_file=str(tmp_path / 'captions.json'))
+    metric.process(None, [dict(sample_idx=0, image_id=3, pred_text='a', gt_caption=[])])
+    assert metric.evaluate(1) == {}
+    assert 'no ground truth' in said[0]
+    assert json.loads((tmp_path / 'captions.json').read_text()) == [dict(image_id=3, caption='a')]

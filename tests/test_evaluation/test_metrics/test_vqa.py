@@ -1,5 +1,8 @@
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -67,3 +70,73 @@ def test_sample_without_prediction_is_refused():
 def test_unknown_variant_is_refused():
     with pytest.raises(ConfigError, match="unknown variant 'lavis', expected one of official, pre2021"):
         VQAMetric(variant='lavis')
+
+
+# ------------------------------------------------------------------------------------ kinds and relatives
+
+def test_question_types_are_reported_apart():
+    metric = VQAMetric()
+    metric.process(None, [sample(0, 'cat', ['cat'] * 10, question_type='what is'),
+                          sample(1, 'dog', ['cat'] * 10, question_type='what is'),
+                          sample(2, 'no', ['no'] * 10, question_type='is the')])
+    assert metric.evaluate(3) == {'vqa/accuracy': pytest.approx(200 / 3), 'vqa/question_type/is the': 100,
+                                  'vqa/question_type/what is': 50}
+
+
+def test_lemmas_are_scored_and_texts_written(tmp_path, monkeypatch):
+    """spaCy is not installed here: what matters is which words are replaced."""
+    words = {'dogs': ('dog', 'NOUN'), 'running': ('run', 'VERB'), 'better': ('good', 'ADJ')}
+    model = lambda text: [SimpleNamespace(text=word, lemma_=words[word][0], pos_=words[word][1])  # noqa: E731
+                          for word in text.split()]
+    spacy = ModuleType('spacy')
+    spacy.__spec__, spacy.load = ModuleSpec('spacy', None), lambda name: model
+    monkeypatch.setitem(sys.modules, 'spacy', spacy)
+    metric = VQAMetric(lemmatise=True, out_file=str(tmp_path / 'answers.json'))
+    metric.process(None, [sample(0, 'dogs running better', ['dog run better'] * 10)])
+    assert metric.evaluate(1) == {'vqa/accuracy': 100}
+    assert json.loads((tmp_path / 'answers.json').read_text()) == [dict(question_id=10, answer='dogs running better')]
+
+    def missing(name):
+        raise OSError("Can't find model")
+
+    spacy.load = missing
+    with pytest.raises(ConfigError, match='python -m spacy download en_core_web_sm'):
+        VQAMetric(lemmatise=True)
+
+
+def test_lemmas_without_spacy_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match='pip install spacy'):
+        VQAMetric(lemmatise=True)
+
+
+@pytest.mark.parametrize('config, prediction, answers, key, expected', [
+    (dict(type='GQAMetric'), 'yes', ['yes'], 'gqa/accuracy', 100),
+    (dict(type='GQAMetric'), 'Yes', ['yes'], 'gqa/accuracy', 0),
+    (dict(type='GQAMetric', variant='normalised'), 'Yes', ['yes'], 'gqa/accuracy', 100),
+    (dict(type='AOKVQAMetric'), 'cat', ['cat'] * 2 + ['dog'] * 8, 'aokvqa/accuracy', 200 / 3),
+    (dict(type='TextVQAMetric'), 'Cat', ['cat'] * 3 + ['dog'] * 7, 'textvqa/accuracy', 90),
+    (dict(type='ANLSMetric'), 'helo', ['hello'], 'anls/anls', 80),
+    (dict(type='ANLSMetric', variant='paper'), 'ab', ['ax'], 'anls/anls', 0),
+])
+def test_relatives_score_by_their_own_rule(config, prediction, answers, key, expected):
+    metric = METRICS.build(config)
+    metric.process(None, [sample(0, prediction, answers)])
+    assert metric.evaluate(1) == {key: pytest.approx(expected)}
+
+
+@pytest.mark.parametrize('config, expected', [
+    (dict(type='GQAMetric'), [dict(questionId=10, prediction='2')]),
+    (dict(type='AOKVQAMetric'), {'10': dict(direct_answer='2')}),
+    (dict(type='TextVQAMetric'), [dict(question_id=10, answer='2')])])
+def test_relatives_write_what_their_servers_take(tmp_path, config, expected):
+    metric = METRICS.build(dict(config, out_file=str(tmp_path / 'out.json')))
+    metric.process(None, [dict(sample_idx=0, question_id=10, pred_text='2')])
+    assert metric.evaluate(1) == {}
+    assert json.loads((tmp_path / 'out.json').read_text()) == expected
+
+
+def test_relatives_refuse_unknown_variants():
+    for name in ('GQAMetric', 'ANLSMetric'):
+        with pytest.raises(ConfigError, match=f"{name}: unknown variant 'x'"):
+            METRICS.build(dict(type=name, variant='x'))

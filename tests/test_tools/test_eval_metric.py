@@ -1,0 +1,108 @@
+"""tools/analysis_tools/eval_metric.py on files of every format."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from mmblip2.errors import ConfigError, DataError
+
+PATH = Path(__file__).resolve().parents[2] / 'tools' / 'analysis_tools' / 'eval_metric.py'
+spec = importlib.util.spec_from_file_location('eval_metric', PATH)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+ANSWERS = [dict(question_id=1, answer='cat'), dict(question_id=2, answer='yes')]
+OFFICIAL = dict(annotations=[
+    dict(question_id=1, question_type='what', answer_type='other', answers=[
+        dict(answer='cat' if i < 3 else 'dog', answer_id=i) for i in range(10)]),
+    dict(question_id=2, question_type='is', answer_type='yes/no', answers=[
+        dict(answer='yes', answer_id=i) for i in range(10)])])
+
+
+@pytest.fixture
+def score(tmp_path):
+    """Run the tool on Python values, give its metrics."""
+    def run(predictions, references=None, *options):
+        files = []
+        for name, content in (('predictions.json', predictions), ('references.json', references)):
+            files.append(str(tmp_path / name))
+            Path(files[-1]).write_text(json.dumps(content))
+        given = ['--ann-file', files[1]] if references is not None else []
+        tool.main([files[0], *given, *options, '--out', str(tmp_path / 'out.json')])
+        return json.loads((tmp_path / 'out.json').read_text())
+    return run
+
+
+def test_answers_of_the_server_format_against_official_annotations(score, capsys):
+    expected = {'vqa/accuracy': pytest.approx(95), 'vqa/other': pytest.approx(90), 'vqa/yes_no': 100,
+                'vqa/question_type/is': 100, 'vqa/question_type/what': pytest.approx(90)}
+    assert score(ANSWERS, OFFICIAL) == expected
+    assert 'vqa/accuracy' in capsys.readouterr().out
+
+
+def test_answers_against_a_list_with_another_variant_and_metric(score):
+    lavis = [dict(question_id=1, question='?', answer=['a cat'] * 9 + ['dog'])]
+    assert score(ANSWERS[:1], lavis)['vqa/accuracy'] == 100
+    assert score(ANSWERS[:1], lavis, '--options', 'variant=pre2021')['vqa/accuracy'] == 0
+    assert score(ANSWERS[:1], [dict(question_id=1, answer='cat')], '--metric', 'GQAMetric') == {'gqa/accuracy': 100}
+
+
+def test_captions_against_a_coco_file_and_records_with_references_inside(score):
+    coco = dict(images=[dict(id=i, file_name=f'{i}.jpg') for i in (1, 2)], annotations=[
+        dict(id=1, image_id=1, caption='a dog runs'), dict(id=2, image_id=2, caption='two cats sleep')])
+    predictions = [dict(image_id=1, caption='a dog runs'), dict(image_id='2', caption='two cats')]
+    records = [dict(sample_idx=i, image_id=row['image_id'], pred_text=row['caption'], gt_caption=[other['caption']])
+               for i, (row, other) in enumerate(zip(predictions, coco['annotations']))]
+    pytest.importorskip('pycocoevalcap')
+    found = score(predictions, coco, '--options', "metrics=['ROUGE_L']")
+    assert found == score(records, None, '--options', "metrics=['ROUGE_L']")
+    assert 50 < found['caption/ROUGE_L'] < 100
+
+
+def test_retrieval_is_scored_by_its_ranks(score):
+    content = dict(i2t=[], t2i=[], ranks={'i2t/retrieval': [[0, 3], [1, 1], [1, 1]], 't2i/itc': [[7], [1], [1]]})
+    assert score(content, None, '--options', 'topk=(1, 5)') == {
+        'i2t/retrieval/Recall@1': 50, 'i2t/retrieval/Recall@5': 100, 'i2t/retrieval/Recall@mean': 75,
+        't2i/itc/Recall@1': 0, 't2i/itc/Recall@5': 0, 't2i/itc/Recall@mean': 0}
+    with pytest.raises(DataError, match='has no ranks: run tools/test.py again'):
+        score(dict(i2t=[], t2i=[]))
+
+
+def test_holes_repeats_and_strangers_are_named(score):
+    with pytest.raises(DataError, match=r"1 of 2 have no prediction \['2'\].*--subset scores what is predicted"):
+        score(ANSWERS[:1], OFFICIAL)
+    assert score(ANSWERS[:1], OFFICIAL, '--subset')['vqa/accuracy'] == pytest.approx(90)
+    with pytest.raises(DataError, match=r"1 ids are predicted more than once, for example \['1'\]"):
+        score([*ANSWERS, dict(question_id='1', answer='dog')], OFFICIAL)
+    with pytest.raises(DataError, match=r"1 predictions have no reference \['3'\]"):
+        score([*ANSWERS, dict(question_id=3, answer='dog')], OFFICIAL, '--subset')
+
+
+@pytest.mark.parametrize('predictions, references, message', [
+    ([], OFFICIAL, 'none of the known formats'), ([dict(a=1)], OFFICIAL, 'none of the known formats'),
+    (ANSWERS, dict(questions=[]), 'holds no answers: expected official annotations'),
+    (ANSWERS, [dict(image='a.jpg', caption='b')], 'holds no answers')])
+def test_files_of_another_kind_are_refused(score, predictions, references, message):
+    with pytest.raises(DataError, match=message):
+        score(predictions, references)
+
+
+def test_wrong_arguments_are_refused(score):
+    with pytest.raises(ConfigError, match='give --ann-file'):
+        score(ANSWERS)
+    with pytest.raises(ConfigError, match='--metric VQAMetrik is not one of'):
+        score(ANSWERS, OFFICIAL, '--metric', 'VQAMetrik')
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'varianti'"):
+        score(ANSWERS, OFFICIAL, '--options', 'varianti=x')
+    with pytest.raises(DataError, match='cannot read .*nowhere.json'):
+        tool.main(['nowhere.json'])
+
+
+def test_check_for_a_server(tmp_path, capsys):
+    path = tmp_path / 'answers.json'
+    path.write_text(json.dumps(ANSWERS))
+    tool.main([str(path), '--check', 'vqa'])
+    assert '2 predictions in the format of the vqa server' in capsys.readouterr().out
+    with pytest.raises(DataError, match='2 rows, vqa test has 447793'):
+        tool.main([str(path), '--check', 'vqa', '--split', 'test'])

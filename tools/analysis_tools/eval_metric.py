@@ -1,0 +1,190 @@
+"""Score a file of predictions, without a model.
+
+    python tools/analysis_tools/eval_metric.py predictions.json                          # of tools/test.py --dump
+    python tools/analysis_tools/eval_metric.py work_dirs/X/predictions/retrieval.json
+    python tools/analysis_tools/eval_metric.py captions.json --ann-file captions_val2014.json
+    python tools/analysis_tools/eval_metric.py answers.json --ann-file v2_mscoco_val2014_annotations.json
+    python tools/analysis_tools/eval_metric.py answers.json --ann-file vqa_val.json --options variant=pre2021
+    python tools/analysis_tools/eval_metric.py answers.json --check vqa --split test
+
+The format is recognised: records of tools/test.py --dump (.json, with the references inside), the COCO result format,
+the VQA server's, retrieval.json of our retrieval loops.
+"""
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmblip2.errors import ConfigError, DataError
+from mmblip2.utils import cli
+
+FORMATS = ('[{"image_id", "caption"}] (COCO), [{"question_id", "answer"}] (VQA), the records of tools/test.py --dump, '
+           'or retrieval.json')
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('predictions', help='file of predictions (.json)')
+    parser.add_argument('--ann-file', help='references: a COCO caption file, official VQA annotations, or a LAVIS '
+                        'list; not needed where the predictions have them')
+    parser.add_argument('--metric', help='metric of the registry, e.g. GQAMetric; default: COCOCaptionMetric, '
+                        'VQAMetric or recall, as the format says')
+    parser.add_argument('--options', nargs='+', default=[], metavar='KEY=VALUE', help='arguments of the metric, e.g. '
+                        "variant=pre2021 or metrics=['CIDEr']")
+    parser.add_argument('--subset', action='store_true', help='score what is predicted; default: references without a '
+                        'prediction are an error')
+    parser.add_argument('--check', choices=['vqa', 'coco', 'nocaps'], help='check the format for this server instead')
+    parser.add_argument('--split', choices=['val', 'test'], help='with --check: the number of predictions, too')
+    parser.add_argument('--out', help='JSON file for the metrics')
+    args = parser.parse_args(argv)
+    if args.split and not args.check:
+        parser.error('--split belongs to --check')
+    return args
+
+
+def read(path):
+    """Content of a JSON file.
+
+    Raises:
+        DataError: Not there, or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise DataError(f'cannot read {path}: {error.strerror}') from error
+    except ValueError as error:
+        raise DataError(f'{path} is not JSON ({error}): expected {FORMATS}') from error
+
+
+def kind_of(rows, path):
+    """'retrieval', 'dump', 'coco' or 'vqa'.
+
+    Raises:
+        DataError: None of them.
+    """
+    if isinstance(rows, dict) and 'i2t' in rows and 't2i' in rows:
+        return 'retrieval'
+    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+        for kind, keys in (('dump', {'sample_idx', 'pred_text'}), ('coco', {'image_id', 'caption'}),
+                           ('vqa', {'question_id', 'answer'})):
+            if all(keys <= set(row) for row in rows):
+                return kind
+    raise DataError(f'{path} has none of the known formats: expected {FORMATS}')
+
+
+def recall(content, topk):
+    """Metrics of a retrieval.json, by its ranks."""
+    from mmblip2.evaluation.functional import Ranks, recall_from_ranks
+    if 'ranks' not in content:
+        raise DataError('this retrieval.json is of an earlier version and has no ranks: run tools/test.py again')
+    metrics = {}
+    for name, ranks in content['ranks'].items():
+        found = recall_from_ranks(Ranks(*ranks), topk)
+        metrics.update({f'{name}/Recall@{k}': value for k, value in found.items()})
+        metrics[f'{name}/Recall@mean'] = sum(found.values()) / len(found)
+    return metrics
+
+
+def samples_of(rows, kind, ann_file, subset):
+    """Data samples as dicts, from predictions and references.
+
+    Raises:
+        ConfigError: References are needed.
+        DataError: Ids repeat, or do not agree with those of the references.
+    """
+    if kind == 'dump':
+        if ann_file:
+            raise ConfigError('these predictions have their references inside: leave --ann-file out')
+        return [dict(row, sample_idx=number) for number, row in enumerate(rows)]
+    if not ann_file:
+        raise ConfigError('predictions in this format have no references: give --ann-file')
+    key, text = ('image_id', 'caption') if kind == 'coco' else ('question_id', 'answer')
+    references = (captions_of if kind == 'coco' else answers_of)(ann_file)
+    repeated = [name for name, count in Counter(str(row[key]) for row in rows).items() if count > 1]
+    if repeated:
+        raise DataError(f'{len(repeated)} ids are predicted more than once, for example {repeated[:5]}: keep one each')
+    predicted = {str(row[key]): row for row in rows}
+    unknown = [name for name in predicted if name not in references]
+    missing = [name for name in references if name not in predicted]
+    if unknown or (missing and not subset):
+        raise DataError(f'predictions and {ann_file} do not agree: {len(missing)} of {len(references)} have no '
+                        f'prediction {missing[:5]}, {len(unknown)} predictions have no reference {unknown[:5]}'
+                        + ('' if unknown else '; --subset scores what is predicted'))
+    return [{'sample_idx': number, key: row[key], 'pred_text': row[text], **references[name]}
+            for number, (name, row) in enumerate(predicted.items())]
+
+
+def captions_of(ann_file):
+    """Image id as text to its ``gt_caption``."""
+    from mmblip2.datasets.caption_file import read_captions
+    return {str(image.image_id): dict(gt_caption=image.captions) for image in read_captions(ann_file, '')
+            if image.captions}
+
+
+def answers_of(ann_file):
+    """Question id as text to ``gt_answer`` and the types."""
+    content = read(ann_file)
+    rows = content.get('annotations') if isinstance(content, dict) else content
+    found = {}
+    for row in rows if isinstance(rows, list) else ():
+        row = row if isinstance(row, dict) else {}
+        answers = next((row[key] for key in ('answers', 'answer', 'direct_answers') if key in row), None)
+        if answers is None or 'question_id' not in row:
+            break
+        answers = [answers] if isinstance(answers, str) else answers
+        found[str(row['question_id'])] = dict(
+            gt_answer=[answer['answer'] if isinstance(answer, dict) else answer for answer in answers],
+            **{key: row[key] for key in ('answer_type', 'question_type') if key in row})
+    if not found or len(found) != len(rows):
+        raise DataError(f'{ann_file} holds no answers: expected official annotations '
+                        '{"annotations": [{"question_id", "answers"}]} or a list [{"question_id", "answer"}]')
+    return found
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    rows = read(args.predictions)
+    if args.check:
+        from mmblip2.evaluation.functional import check_submission
+        check_submission(rows, args.check, args.split)
+        print(f'{args.predictions}: {len(rows)} predictions in the format of the {args.check} server')
+        return
+    kind = kind_of(rows, args.predictions)
+    options = {}
+    for option in args.options:
+        key, equals, value = option.partition('=')
+        if not equals:
+            raise ConfigError(f'--options {option}: expected key=value')
+        options[key] = cli.parse_value(value)
+    if kind == 'retrieval':
+        unknown = set(options) - {'topk'}
+        if unknown or args.metric or args.ann_file:
+            raise ConfigError('a retrieval.json has its references inside; --options topk=... is all it takes')
+        metrics = recall(rows, options.get('topk', (1, 5, 10)))
+    else:
+        from mmblip2.evaluation import metrics as _  # noqa: F401
+        from mmblip2.registry import METRICS
+        captions = kind == 'coco' or (kind == 'dump' and 'gt_caption' in rows[0])
+        name = args.metric or ('COCOCaptionMetric' if captions else 'VQAMetric')
+        if name not in METRICS.module_dict:
+            raise ConfigError(f'--metric {name} is not one of {", ".join(sorted(METRICS.module_dict))}')
+        try:
+            metric = METRICS.build(dict(type=name, **options))
+        except TypeError as error:
+            raise ConfigError(f'--options: {error}') from error
+        samples = samples_of(rows, kind, args.ann_file, args.subset)
+        metric.process(None, samples)
+        metrics = metric.evaluate(len(samples))
+    width = max(map(len, metrics), default=0)
+    for key, value in metrics.items():
+        print(f'{key:{width}}  {value:.4f}')
+    if args.out:
+        path = Path(args.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(metrics, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    cli.run(main)
