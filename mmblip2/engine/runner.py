@@ -300,10 +300,11 @@ class Runner(_Runner):
         if broken:
             raise CheckpointError(f'--resume: no whole checkpoint in {self.work_dir}: ' + '; '.join(broken) +
                                   '. Remove these files to start again')
-        pointer = Path(self.work_dir, 'last_checkpoint')
-        if pointer.is_file():
-            raise CheckpointError(f'--resume: {pointer} names {pointer.read_text().strip()!r}, which is not there, nor '
-                                  f'is any other checkpoint: put it back, or remove {pointer.name} to start again')
+        pointer = io.last_checkpoint(self.work_dir)
+        if pointer is not None:
+            raise CheckpointError(f'--resume: {Path(self.work_dir, "last_checkpoint")} names {pointer[0]!r}, which is '
+                                  'not there, nor is any other checkpoint: put it back, or remove last_checkpoint to '
+                                  'start again')
         self.logger.warning(f'--resume: no checkpoint in {self.work_dir}, starting at iteration 0')
         return False
 
@@ -467,6 +468,8 @@ def _store_after_restart(launcher):
 def _check_resumable(checkpoint, path):
     if checkpoint['format'] != io.FORMAT or 'optimizer' not in checkpoint:
         raise CheckpointError(f'{path} holds weights only, it cannot be resumed: use load_from instead')
+    if not {'epoch', 'iter'} <= set(checkpoint['meta']) or 'message_hub' not in checkpoint:
+        raise CheckpointError(f'{path} does not say at which iteration it was written: was it changed afterwards?')
 
 
 def with_ends(schedulers, max_epochs, max_iters):

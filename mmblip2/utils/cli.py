@@ -1,6 +1,7 @@
 """What the command-line tools share. Imports nothing heavy, so that ``--help`` answers at once."""
 import ast
 import difflib
+import errno
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from ..errors import ConfigError, MMBlip2Error
 CFG_OPTIONS_HELP = ('change config entries: a.b.c=value, list items by number (a.0.b=value). The value is a '
                     'Python literal (dict(...) too), anything else is text, spaces and commas included. A '
                     'key that the config does not have is an error; +a.b.c=value adds it')
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SWITCH = {'true': True, 'false': False}
 
 
@@ -125,6 +127,13 @@ def run(main):
     except FloatingPointError as error:
         sys.stdout.flush()
         print(f'stopped: {error}', file=sys.stderr)
+        _leave(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sys.stdout.flush()
+        print(f'stopped: {error}; make room and go on with --resume. Checkpoints that were written are untouched',
+              file=sys.stderr)
         _leave(1)
     except SystemExit as left:
         # A preempted process goes at once: Python would first end the data loaders' workers and report them as killed.

@@ -28,7 +28,7 @@ _BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 
 _LOAD_FROM = ('checkpoint', 'include', 'exclude')
 _RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
-                      'sampler', 'optim_wrapper_cfg'}
+                      'sampler', 'optim_wrapper_cfg', 'save_dir'}
 _RESIZES = ('Resize', 'RandomResizedCrop', 'CenterCrop')
 FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
 

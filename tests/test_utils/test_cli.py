@@ -1,4 +1,5 @@
 """Parsing of --cfg-options and the end of a tool."""
+import errno
 import sys
 
 import pytest
@@ -78,6 +79,16 @@ def test_error_of_the_user_is_one_message_and_exit_code_two(capsys):
         cli.run(main)
     assert error.value.code == 2
     assert capsys.readouterr().err == 'DataError: image 3 not found\n'
+
+
+def test_a_full_disk_is_one_message(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'scalars.json')
+
+    with pytest.raises(SystemExit) as error:
+        cli.run(main)
+    message = capsys.readouterr().err
+    assert error.value.code == 1 and 'stopped:' in message and "No space left on device: 'scalars.json'" in message
 
 
 def test_importing_cli_imports_no_torch():

@@ -266,6 +266,9 @@ def test_a_backend_without_its_package_is_told_before_the_run(monkeypatch):
     from mmblip2.utils import config_check
     cfg = Config(toy_config('work', visualizer=dict(type='Visualizer', vis_backends=[
         dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])))
+    monkeypatch.setattr(config_check, 'find_spec', lambda name: True)
+    config_check.check_config(cfg)
+    monkeypatch.undo()
     found = config_check.find_spec
     monkeypatch.setattr(config_check, 'find_spec', lambda name: None if name == 'tensorboard' else found(name))
     with pytest.raises(ConfigError, match=r'vis_backends\[1\]: TensorboardVisBackend needs the package tensorboard: '
