@@ -96,6 +96,9 @@ class Runner(_Runner):
         elif self.distributed and not dist.is_initialized():
             fresh = _store_after_restart(self._launcher)
             env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), **fresh}} if fresh else env_cfg
+        if self.distributed:  # as mmengine does, with a warning for each
+            for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+                os.environ.setdefault(name, '1')
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs):

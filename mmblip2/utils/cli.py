@@ -12,6 +12,7 @@ CFG_OPTIONS_HELP = ('change config entries: a.b.c=value, list items by number (a
                     'Python literal (dict(...) too), anything else is text, spaces and commas included. A '
                     'key that the config does not have is an error; +a.b.c=value adds it')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OTHER_LEFT = ('Connection closed by peer', 'Connection reset by peer')  # what gloo says
 _SWITCH = {'true': True, 'false': False}
 
 
@@ -127,6 +128,13 @@ def run(main):
     except FloatingPointError as error:
         sys.stdout.flush()
         print(f'stopped: {error}', file=sys.stderr)
+        _leave(1)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _OTHER_LEFT):
+            raise
+        sys.stdout.flush()
+        print(f'stopped: another process of this run has ended, and says why ({str(error).splitlines()[0][:200]})',
+              file=sys.stderr)
         _leave(1)
     except OSError as error:
         if error.errno not in _FULL:

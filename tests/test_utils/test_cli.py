@@ -81,6 +81,16 @@ def test_error_of_the_user_is_one_message_and_exit_code_two(capsys):
     assert capsys.readouterr().err == 'DataError: image 3 not found\n'
 
 
+def test_the_end_of_another_process_is_one_message(capsys):
+    def main():
+        raise RuntimeError('[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:9: Connection reset by peer. ...')
+
+    with pytest.raises(SystemExit) as error:
+        cli.run(main)
+    assert error.value.code == 1
+    assert capsys.readouterr().err.startswith('stopped: another process of this run has ended, and says why')
+
+
 def test_a_full_disk_is_one_message(capsys):
     def main():
         raise OSError(errno.ENOSPC, 'No space left on device', 'scalars.json')
