@@ -13,7 +13,7 @@ from mmblip2.utils import cli
 def cfg():
     return Config(dict(
         prompt='a photo of', load_from=None, flag=True,
-        model=dict(depth=2, vision=dict(width=8, betas=(0.9, 0.98))),
+        model=dict(depth=2, vision=dict(width=8, betas=(0.9, 0.98)), scales=((1, 2), (3, 4))),
         pipeline=[dict(type='Resize', scale=224), dict(type='PackInputs')]))
 
 
@@ -32,6 +32,11 @@ def cfg():
     ('pipeline.1=dict(type="Pack", keys=[1, dict(a=2)])', ['pipeline', 1],
      dict(type='Pack', keys=[1, dict(a=2)])),
     ('+model.new.name=text here', ['model', 'new', 'name'], 'text here'),
+    ('+pipeline.2=dict(type="New")', ['pipeline', 2], dict(type='New')),
+    ('model.scales.1.0=7', ['model', 'scales'], ((1, 2), (7, 4))),
+    ('model.depth="two"', ['model', 'depth'], 'two'),
+    ('prompt=Ünïcode, 图片 = "x"', ['prompt'], 'Ünïcode, 图片 = "x"'),
+    ('model.depth=-3', ['model', 'depth'], -3),
 ])
 def test_option_sets_the_value_as_written(cfg, option, path, value):
     cli.apply_cfg_options(cfg, [option])
@@ -49,6 +54,10 @@ def test_option_sets_the_value_as_written(cfg, option, path, value):
     ('model.depth.x=1', 'model.depth is 2, it has no keys'),
     ('pipeline.5.scale=1', 'pipeline has 2 items, there is no item 5'),
     ('pipeline.first=1', "pipeline is a list of 2: expected a number, got 'first'"),
+    ('model.depth=two', "it is 2 now: expected a number, got the text 'two'; put text into quotes if it is meant"),
+    ('model.vision.betas=[a,b]', "expected ('a', 'b'), got the text '[a,b]'"),
+    ('model.vision=dict(width=1', "expected dict(a=1), got the text 'dict(width=1'"),
+    ('+pipeline.3=dict()', 'pipeline has 2 items, there is no item 3'),
     ('flag=maybe', "expected True or False, got 'maybe'"),
 ])
 def test_bad_option_is_named_with_a_remedy(cfg, option, message):
