@@ -101,6 +101,8 @@ def _assign(node, path, text, add, known):
             items[key] = inner
     else:
         old = node.get(last) if isinstance(last, str) else node[last]
+        if path == ['resume'] and text.lower() not in _SWITCH:  # False, True or a path
+            old = None
         node[last] = _convert(text, old)
 
 

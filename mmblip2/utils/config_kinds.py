@@ -22,16 +22,16 @@ COUNTS = {
 }
 SWITCHES = ('find_unused_parameters', 'randomness.deterministic', 'randomness.diff_rank_seed', 'auto_scale_lr.enable')
 LOG_LEVELS = ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')
-# Top-level keys that nothing reads, and where what they mean belongs. With the same value there they are variables.
-ELSEWHERE = {
-    'seed': 'randomness.seed', 'deterministic': 'randomness.deterministic', 'optimizer': 'optim_wrapper.optimizer',
-    'paramwise_cfg': 'optim_wrapper.paramwise_cfg', 'clip_grad': 'optim_wrapper.clip_grad',
-    'accumulative_counts': 'optim_wrapper.accumulative_counts', 'optimizer_config': 'optim_wrapper',
-    'lr_config': 'param_scheduler', 'checkpoint_config': 'default_hooks.checkpoint',
-    'log_config': 'default_hooks.logger', 'evaluation': 'val_evaluator', 'total_epochs': 'train_cfg.max_epochs',
-    'dist_params': 'env_cfg.dist_cfg', 'resume_from': 'resume', 'save_best': 'default_hooks.checkpoint.save_best',
-    'max_keep_ckpts': 'default_hooks.checkpoint.max_keep_ckpts',
-}
+# Top-level keys of mmcv 1, and where these things are now.
+OLD = {'optimizer_config': 'optim_wrapper', 'lr_config': 'param_scheduler',
+       'checkpoint_config': 'default_hooks.checkpoint', 'log_config': 'default_hooks.logger',
+       'evaluation': 'val_evaluator', 'total_epochs': 'train_cfg.max_epochs', 'dist_params': 'env_cfg.dist_cfg',
+       'resume_from': 'resume'}
+# Keys that belong below another one. Where there is a value, the key may be a variable of the config file.
+BELOW = {'seed': 'randomness.seed', 'deterministic': 'randomness.deterministic', 'optimizer': 'optim_wrapper.optimizer',
+         'paramwise_cfg': 'optim_wrapper.paramwise_cfg', 'clip_grad': 'optim_wrapper.clip_grad',
+         'accumulative_counts': 'optim_wrapper.accumulative_counts', 'save_best': 'default_hooks.checkpoint.save_best',
+         'max_keep_ckpts': 'default_hooks.checkpoint.max_keep_ckpts'}
 
 
 def value_at(cfg, place):
@@ -63,8 +63,8 @@ def wrong_kinds(cfg):
     level = cfg.get('log_level')
     if level is not None and level not in LOG_LEVELS:
         found.append(('log_level', f'expected one of {", ".join(LOG_LEVELS)}, got {level!r}'))
-    for name, place in ELSEWHERE.items():
-        if cfg.get(name) is not None and value_at(cfg, place) != cfg[name]:
+    for name, place in {**OLD, **BELOW}.items():
+        if cfg.get(name) is not None and (name in OLD or value_at(cfg, place) is None):
             found.append((name, f'nothing reads this key; did you mean {place!r}?'))
     return found
 

@@ -12,7 +12,7 @@ from mmblip2.utils import cli
 @pytest.fixture
 def cfg():
     return Config(dict(
-        prompt='a photo of', load_from=None, flag=True,
+        prompt='a photo of', load_from=None, flag=True, resume=False,
         model=dict(depth=2, vision=dict(width=8, betas=(0.9, 0.98)), scales=((1, 2), (3, 4))),
         pipeline=[dict(type='Resize', scale=224), dict(type='PackInputs')]))
 
@@ -26,6 +26,8 @@ def cfg():
     ('prompt=None', ['prompt'], None),
     ('load_from=work dirs/a,b.pth', ['load_from'], 'work dirs/a,b.pth'),
     ('flag=false', ['flag'], False),
+    ('resume=true', ['resume'], True),
+    ('resume=work dirs/iter_4.pth', ['resume'], 'work dirs/iter_4.pth'),
     ('model.vision.width=16', ['model', 'vision', 'width'], 16),
     ('model.vision.betas.1=0.999', ['model', 'vision', 'betas'], (0.9, 0.999)),
     ('pipeline.0.scale=384', ['pipeline', 0, 'scale'], 384),

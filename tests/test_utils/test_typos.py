@@ -76,7 +76,6 @@ KINDS = [
     ('test_evaluator', ['RetrievalRecall'], "expected a dict with a type, such as dict(type='RetrievalRecall')"),
     ('optim_wrapper.dtype', 'bf16', "autocast dtype 'bf16' is unknown"),
     ('optim_wrapper.accumulative_counts', 0, 'expected a whole number from 1 on, got 0'),
-    ('optim_wrapper.clip_grad', dict(max_nrm=1.), 'unknown max_nrm; known are max_norm'),
     ('optim_wrapper.optimizer.lr', '1e-4', "expected a number, got the text '1e-4'"),
     ('optim_wrapper.paramwise_cfg.custom_keys', dict(temperature=0.1), 'expected dict(lr_mult=..., decay_mult=...)'),
     ('optim_wrapper.paramwise_cfg.layer_decay', '0.9', "expected a number, got '0.9'"),
@@ -92,6 +91,7 @@ KINDS = [
     ('default_scope', 'mmblip', "did you mean 'mmblip2'?"),
     ('activation_checkpointing', 'qformr.layers.*', "did you mean 'qformer'?"),
     ('checkpoint_config', dict(interval=1), "did you mean 'default_hooks.checkpoint'?"),
+    ('clip_grad', dict(max_norm=1.), "did you mean 'optim_wrapper.clip_grad'?"),
     ('find_unused_parameters', 'True', "expected True or False, got 'True'"),
 ]
 PLACES_IN_MESSAGES = {'train_dataloader.dataset.pipeline.0': 'train_dataloader.dataset.pipeline[0]',
@@ -177,7 +177,13 @@ def test_a_section_that_is_no_dict_is_one_problem(section):
     assert f'{section}: expected a dict, got [5]' in line and cfg[section] == [5]
 
 
+def test_misspelt_clip_grad():
+    cfg = full_config()
+    cfg.optim_wrapper.clip_grad = dict(max_nrm=1.)
+    assert 'optim_wrapper.clip_grad: unknown max_nrm; known are max_norm' in message_of(cfg)
+
+
 def test_a_variable_of_the_config_is_no_mistake():
     cfg = full_config()
-    cfg.seed, cfg.optimizer, cfg.my_images = cfg.randomness.seed, dict(cfg.optim_wrapper.optimizer), 'data/mine'
+    cfg.seed, cfg.optimizer, cfg.my_images = 7, dict(cfg.optim_wrapper.optimizer, lr=1.), 'data/mine'
     check_config(cfg)
