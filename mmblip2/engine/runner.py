@@ -325,6 +325,10 @@ class Runner(_Runner):
         _check_resumable(checkpoint, filename)
         meta = checkpoint['meta']
         meta = {**meta, **self._position(meta, filename)}
+        was, now = _steps(meta.get('config')), _steps(self.cfg)
+        if was and now and was != now:
+            raise CheckpointError(f'{filename} was trained with {", ".join(was)}, the config has {", ".join(now)}: '
+                                  'resume with the config of the first run, or use load_from to start a new one')
         report = io.load_strict(self.bare_model, checkpoint, filename, adapt=False)
         self._train_loop._epoch = meta['epoch']
         self._train_loop._iter = meta['iter']
@@ -360,10 +364,14 @@ class Runner(_Runner):
         """Epoch and iteration to go on at, when an iteration has another number of samples now than it had.
 
         Raises:
-            CheckpointError: The checkpoint is from inside an epoch, whose iterations cannot be told apart then.
+            CheckpointError: The checkpoint is from inside an epoch, whose iterations cannot be told apart then, or
+                from a training without epochs.
         """
         before, now = meta.get('samples_per_iter'), self._samples_per_iter()
         by_epoch = isinstance(self._train_loop, EpochBasedTrainLoop)
+        if by_epoch and before is not None and 'iters_in_epoch' not in meta:
+            raise CheckpointError(f'{filename} was written by a training that counts iterations, this one counts '
+                                  'epochs: resume with the config of the first run, or use load_from')
         if before in (None, now):
             return {}
         if not by_epoch:
@@ -483,6 +491,15 @@ def with_ends(schedulers, max_epochs, max_iters):
         first = config.get('begin', 0)  # a short run may end before it
         config.setdefault('end', max(last, first + 1))
     return schedulers
+
+
+def _steps(cfg):
+    """Types of the optimizer and of the schedules of a config; empty where it does not name all."""
+    wrapper, schedules = (cfg.get(key) for key in ('optim_wrapper', 'param_scheduler')) if cfg else (None, None)
+    parts = [wrapper.get('optimizer') if isinstance(wrapper, dict) else None]
+    parts += schedules if isinstance(schedules, (list, tuple)) else [schedules] if schedules else []
+    names = [part.get('type') if isinstance(part, dict) else None for part in parts]
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def _plain(value):

@@ -2,6 +2,8 @@
 import difflib
 import inspect
 import keyword
+import os
+import traceback
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,9 +59,10 @@ def load_config(path, options=()):
     path = find_config(path)
     try:
         cfg = Config.fromfile(str(path))
-    except (SyntaxError, NameError, KeyError, FileNotFoundError, ImportError, TypeError, AttributeError,
-            ValueError) as error:
-        raise ConfigError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    except Exception as error:  # a config is a program
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = '' if 'mmengine' in Path(last.filename).parts else f' ({last.filename}, line {last.lineno})'
+        raise ConfigError(f'{path} cannot be read: {type(error).__name__}: {error}{where}') from error
     apply_cfg_options(cfg, options, TOP_LEVEL)
     return cfg
 
@@ -169,10 +172,14 @@ def _no_checkpoint(path, advice):
 def _no_start(cfg):
     """What is missing of ``resume`` and ``load_from``; a training that is resumed does not read the latter."""
     from ..checkpoints.io import find_checkpoints
+    folder = Path(cfg.get('work_dir') or '.')
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return [f'work_dir: {folder} cannot be written: {there} is {"read-only" if there.is_dir() else "a file"}; '
+                'choose another with --work-dir']
     resume = cfg.get('resume')
     if isinstance(resume, str):
         return [f'resume: {problem}' for problem in _no_checkpoint(resume, 'check the path')]
-    folder = Path(cfg.get('work_dir') or '.')
     if resume and (find_checkpoints(folder) or (folder / 'last_checkpoint').is_file()):
         return []
     given = cfg.get('load_from')

@@ -168,6 +168,18 @@ def test_resume_without_any_checkpoint_says_so(tmp_path, capsys):
     assert 'no checkpoint in' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('changes, message', [
+    (dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, momentum=0.9))),
+     'trained with AdamW, CosineAnnealingLR, the config has SGD, CosineAnnealingLR'),
+    (dict(param_scheduler=[dict(type='LinearLR', by_epoch=False)]), 'the config has AdamW, LinearLR'),
+    ({**EPOCHS, 'param_scheduler': [dict(type='CosineAnnealingLR', by_epoch=False)]}, 'counts iterations.*epochs'),
+], ids=['optimizer', 'schedule', 'loop'])
+def test_a_resume_with_another_way_of_training_is_refused(tmp_path, changes, message):
+    run(tmp_path, max_iters=4)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, max_iters=8, resume=True, **changes)
+
+
 def test_resume_ignores_load_from(tmp_path, capsys):
     run(tmp_path / 'a', max_iters=4)
     run(tmp_path / 'b', max_iters=4)
