@@ -17,6 +17,7 @@ Frozen weights are never written; ``meta.frozen`` says what they were.
 import os
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -102,7 +103,10 @@ def write_checkpoint(checkpoint, path):
         sync_dir(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         side.unlink(missing_ok=True)
-        raise CheckpointError(f'cannot write checkpoint {path}: {error}; earlier checkpoints are '
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):  # what torch says hides 'No space left on device'
+            reason = reason.__context__
+        raise CheckpointError(f'cannot write checkpoint {path}: {reason or error}; earlier checkpoints are '
                               'untouched') from error
 
 
@@ -158,6 +162,8 @@ def read_checkpoint(path, map_location='cpu'):
         raise CheckpointError(f'{path} holds no tensors (its keys: {_some(map(str, content))}), expected a '
                               "state dict, plain or below 'state_dict' or 'model'")
     own = content.get('format') == FORMAT
+    if own and path.suffix != '.safetensors':
+        _check_sums(path)
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     return {**(content if own else {}), 'format': FORMAT if own else '', 'meta': meta, 'state_dict': state}
 
@@ -183,10 +189,42 @@ def _read_torch(path, map_location):
                               'file is refused. Do not use it, whatever its source') from error
     except (pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or 'it ends too early').splitlines()[0][:120]
-        raise CheckpointError(f'{path} is broken or incomplete ({reason}): use an earlier checkpoint or copy '
-                              'it again') from error
+    except Exception as error:  # a few bad bytes make the reader raise anything
+        text = 'it ends too early' if isinstance(error, EOFError) else str(error) or repr(error)
+        raise CheckpointError(f'{path} is broken or incomplete ({text.splitlines()[0][:120]}): use an earlier '
+                              'checkpoint or copy it again') from error
+
+
+def _check_sums(path):
+    """Refuse a file whose tensors are not those that were written; torch does not look."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        broken = str(error)
+    if broken is not None:
+        raise CheckpointError(f'{path} is broken ({broken} differs from what was written): use an earlier checkpoint '
+                              'or copy it again')
+
+
+def last_checkpoint(work_dir):
+    """What the file ``last_checkpoint`` of a work directory names, and the place of that checkpoint.
+
+    Returns:
+        tuple[str, Path | None] | None: The path is that of a file, in the folder itself if it has one of that name (it
+        may be a copy of another); None for neither. No tuple without the file ``last_checkpoint``.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    if not pointer.is_file():
+        return None
+    text = pointer.read_text(errors='replace').strip('\0 \n')
+    for path in (Path(work_dir, Path(text).name), Path(text)):
+        try:
+            if path.is_file():
+                return text, path.resolve()
+        except OSError:  # too long for a name: a pointer that was torn itself
+            continue
+    return text, None
 
 
 def find_checkpoints(work_dir):
@@ -198,15 +236,14 @@ def find_checkpoints(work_dir):
         list[Path]: Only files that exist; they may be broken.
     """
     work_dir = Path(work_dir)
-    found, named = set(), None
+    found: set[Path] = set()
+    named = None
     for pattern in ('iter_*.pth', 'epoch_*.pth'):
-        found.update(work_dir.glob(pattern))
-    pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file():
-        target = pointer.read_text().strip()
-        if target and Path(target).is_file():
-            named = Path(target).resolve()
-            found.add(named)
+        found.update(path for path in work_dir.glob(pattern) if path.exists())
+    pointer = last_checkpoint(work_dir)
+    if pointer and pointer[1]:
+        named = pointer[1]
+        found.add(named)
     unique = list({path.resolve(): path for path in found}.values())
     by_name = len({path.name.split('_')[0] for path in unique}) == 1  # all count iterations, or all count epochs
 

@@ -1,6 +1,8 @@
 """Files: atomic, safe, and matched key by key."""
+import errno
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -85,6 +87,47 @@ def test_failed_write_leaves_the_last_good_file_and_no_rest(tmp_path, monkeypatc
     with pytest.raises(CheckpointError, match='cannot write checkpoint .*No space left on device.*untouched'):
         save(path, dict(a=torch.zeros(1)))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_called_that(tmp_path, monkeypatch):
+    """torch closes its file when a write has failed, and fails at that again, with a message of its own."""
+    def save(*_):
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        finally:
+            raise RuntimeError('unexpected pos 64 vs 0')
+
+    monkeypatch.setattr(io.torch, 'save', save)
+    with pytest.raises(CheckpointError, match='a.pth: .*No space left on device; earlier checkpoints are untouched'):
+        io.write_checkpoint(dict(state_dict=dict(w=torch.zeros(100_000))), tmp_path / 'a.pth')
+
+
+def test_every_changed_byte_of_a_tensor_is_found(tmp_path):
+    path = tmp_path / 'a.pth'
+    io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=dict(w=torch.full((1000,), 2.))), path)
+    whole = path.read_bytes()
+    place = whole.index(torch.full((1000,), 2.).numpy().tobytes()) + 2000
+    path.write_bytes(whole[:place] + b'\xaa' + whole[place + 1:])
+    with pytest.raises(CheckpointError, match='a.pth is broken .*use an earlier checkpoint'):
+        io.read_checkpoint(path)
+
+
+def test_no_bad_byte_makes_another_error(tmp_path):
+    path = tmp_path / 'a.pth'
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(iter=3), state_dict=dict(w=torch.ones(3))), path)
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    name = next(name for name in content if name.endswith('data.pkl'))
+    refused = 0
+    for place in range(len(content[name])):
+        with zipfile.ZipFile(path, 'w') as file:
+            for other, data in content.items():
+                file.writestr(other, data[:place] + b'h' + data[place + 1:] if other == name else data)
+        try:
+            io.read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
 
 
 def test_newest_file_comes_first_and_the_pointer_may_lead_elsewhere(tmp_path):
