@@ -232,7 +232,7 @@ def _blocks(url: str, name: str) -> Iterator[bytes]:
     Raises:
         OSError: It sends less than it said.
     """
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
     request = urllib.request.Request(url, headers={'User-Agent': 'mmblip2'})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         size = int(answer.headers.get('Content-Length') or 0)
