@@ -1,3 +1,4 @@
-from .inference import get_model, inference_model
+from .inference import inference_model
+from .models import get_model, list_models
 
-__all__ = ['get_model', 'inference_model']
+__all__ = ['get_model', 'inference_model', 'list_models']

@@ -25,7 +25,8 @@ class BertTokenizer:
     """WordPiece tokenizer of a BERT folder, with the ``[DEC]`` token that starts generated text.
 
     Args:
-        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name.
+        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name; of a path that is not there, the
+            last part may be a folder in ``MMBLIP2_WEIGHTS``, or 'bert-base-uncased'.
 
     Raises:
         ConfigError: If ``path`` cannot be read, or has no [CLS], [SEP] and [PAD].
@@ -33,6 +34,9 @@ class BertTokenizer:
 
     def __init__(self, path: str):
         from transformers import AutoTokenizer
+
+        from mmblip2.checkpoints.sources import local_or_hub
+        path = local_or_hub(path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError) as error:

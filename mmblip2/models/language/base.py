@@ -10,6 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+from mmblip2.checkpoints.sources import local_or_hub
 from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
@@ -36,7 +37,8 @@ class LanguageModel(nn.Module):
 
     Args:
         auto_class (str): transformers class that builds the model, ``'AutoModelForCausalLM'`` for example.
-        model (str, optional): Folder with a Hugging Face model (or a name on its hub).
+        model (str, optional): Folder with a Hugging Face model (or a name on its hub, of which the last part may be a
+            folder in ``MMBLIP2_WEIGHTS``).
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
             ``model``: settings that replace those of the folder, which must be of the same ``model_type`` and, where
@@ -76,13 +78,13 @@ class LanguageModel(nn.Module):
         refuse_code(dict(config or {}, attn_implementation=attention), 'config of the language model')
         self.tokenizer = tokenizer or model
         if isinstance(self.tokenizer, str):
-            self.tokenizer = _load_tokenizer(self.tokenizer)
+            self.tokenizer = _load_tokenizer(local_or_hub(self.tokenizer))
         if model is None:
             self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
         else:
             overrides = plain(config or {})
             model_type = overrides.pop('model_type', None)
-            self.model = _from_folder(auto_class, model, overrides, dtype, attention)
+            self.model = _from_folder(auto_class, local_or_hub(model), overrides, dtype, attention)
             if model_type not in (None, self.model.config.model_type):
                 raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
                                   f'config says {model_type!r}: give the folder and the config of one model')
@@ -110,6 +112,14 @@ class LanguageModel(nn.Module):
     def hidden_size(self):
         """int: Width of the input embeddings (for OPT-350m not the width of its layers)."""
         return self.model.get_input_embeddings().embedding_dim
+
+    @property
+    def device(self):
+        """torch.device: Where the input embeddings are computed, also where accelerate keeps them elsewhere."""
+        table = self.model.get_input_embeddings()
+        hook = getattr(table, '_hf_hook', None)
+        placed = getattr(getattr(hook, 'hooks', [hook])[0], 'execution_device', None)
+        return table.weight.device if placed is None else torch.device(placed)
 
     def embed(self, input_ids):
         """Look up the input embeddings.
