@@ -119,9 +119,7 @@ def get_model(model, pretrained: bool | str | Path | None = True, device: str | 
     cfg = copy.deepcopy(cfg)
     _replace(cfg, settings)
     _set_dtype(cfg, name, checkpoint)
-    built = _build(cfg, settings, random=source is None)
-    if checkpoint is not None:
-        io.load_strict(built, checkpoint, source).log_notes()
+    built = _build(cfg, settings, checkpoint, source)
     if name is not None:
         _cast(built, getattr(torch, name))
     built._config, built._metainfo = cfg, entry
@@ -267,19 +265,24 @@ def _set_dtype(cfg, name, checkpoint):
     cfg.optim_wrapper = dict(cfg.get('optim_wrapper') or {}, dtype=name)  # inferencers take their autocast from here
 
 
-def _build(cfg, settings, random):
+def _build(cfg, settings, checkpoint, source):
+    """The model of a config, filled from a checkpoint or, without one, random; ``cfg.model`` is then what was built."""
     from mmengine.registry import DefaultScope
 
+    from mmblip2.checkpoints.parts import build_filled
     from mmblip2.registry import MODELS
-    if random:
+    try:
+        if checkpoint is not None:
+            built, report, cfg.model = build_filled(cfg.model, dict(checkpoint=source, content=checkpoint))
+            report.log_notes()
+            return built
         _without_weights(cfg.model)
-    with DefaultScope.overwrite_default_scope('mmblip2'):
-        try:
+        with DefaultScope.overwrite_default_scope('mmblip2'):
             return MODELS.build(cfg.model)
-        except TypeError as error:
-            if not settings:
-                raise
-            raise ConfigError(f'get_model: the model cannot be built with {settings}: {first_lines(error)}') from error
+    except TypeError as error:
+        if not settings:
+            raise
+        raise ConfigError(f'get_model: the model cannot be built with {settings}: {first_lines(error)}') from error
 
 
 def _without_weights(model):
