@@ -88,7 +88,7 @@ class CausalLM(LanguageModel):
         return token_loss(logits[:, -keep:-1], labels, is_target)
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
-                 length_penalty=1.0, **kwargs):
+                 length_penalty=1.0, num_return_sequences=1, **kwargs):
         """See :meth:`LanguageModel.generate`."""
         rows = [self._tokenize(prompt.rstrip()) for prompt in prompts]
         if prefix is None and not all(rows):
@@ -103,10 +103,15 @@ class CausalLM(LanguageModel):
             order = mask.long().argsort(dim=1, stable=True)
             embeds = embeds.gather(1, order[:, :, None].expand_as(embeds))
             mask = mask.gather(1, order)
-        self._check_length(embeds.size(1) + max_new_tokens)
+        self._check_length(embeds.size(1) + max_new_tokens, advice='shorten the prompt or lower max_new_tokens')
+        count = num_return_sequences or 1
         new_ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
-                               length_penalty, kwargs)
-        return self._decode(new_ids, self.end_id)
+                               length_penalty, count, kwargs)
+        return self._decode(new_ids, self.end_id, count)
+
+    def count_context(self, num_prefix, prompt, max_new_tokens):
+        """See :meth:`LanguageModel.count_context`."""
+        return num_prefix + len(self._tokenize(prompt.rstrip())) + max_new_tokens
 
     def _check_room(self, count, total, longest):
         """Refuse a batch without any target, and say once that some rows have none. Decided by each process alone."""
