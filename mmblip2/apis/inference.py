@@ -32,11 +32,10 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
             names what is not registered (a file may not choose what is run).
     """
     from mmengine.config import Config
-    from mmengine.registry import DefaultScope
 
     from mmblip2.checkpoints import io
     from mmblip2.checkpoints.huggingface_config import config_from_folder, is_huggingface_folder
-    from mmblip2.registry import MODELS
+    from mmblip2.checkpoints.parts import build_filled
     from mmblip2.utils.config_check import load_config
     from mmblip2.utils.paths import find_config
     checkpoint = None
@@ -53,9 +52,9 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
         cfg = model if isinstance(model, Config) else load_config(model)
         if pretrained is None:
             raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
-    with DefaultScope.overwrite_default_scope('mmblip2'):
-        built = MODELS.build(cfg.model)
-    io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).log_notes()
+    built, report, _ = build_filled(cfg.model, dict(checkpoint=pretrained, content=checkpoint)
+                                    if checkpoint else pretrained)
+    report.log_notes()
     built._config = cfg
     return built.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
 
