@@ -79,7 +79,8 @@ class LanguageModel(nn.Module):
         if isinstance(self.tokenizer, str):
             self.tokenizer = _load_tokenizer(self.tokenizer)
         if model is None:
-            self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
+            with _undrawn() if weights is not None else contextlib.nullcontext():
+                self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
         else:
             overrides = plain(config or {})
             model_type = overrides.pop('model_type', None)
@@ -378,6 +379,23 @@ def _no_progress_bar():
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _undrawn():
+    """Where nothing else is drawn either (``without_drawing``): do not draw weights that a file replaces."""
+    from transformers import PreTrainedModel
+
+    from mmblip2.checkpoints.parts import draws
+    if draws():
+        yield
+        return
+    kept = PreTrainedModel.initialize_weights
+    PreTrainedModel.initialize_weights = lambda model: None
+    try:
+        yield
+    finally:
+        PreTrainedModel.initialize_weights = kept
 
 
 def _from_config(auto_class, config, tokenizer, dtype, attention):
