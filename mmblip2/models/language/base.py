@@ -432,11 +432,11 @@ def _undrawn():
         yield
         return
     kept = PreTrainedModel.initialize_weights
-    PreTrainedModel.initialize_weights = lambda model: None
+    setattr(PreTrainedModel, 'initialize_weights', lambda model: None)
     try:
         yield
     finally:
-        PreTrainedModel.initialize_weights = kept
+        setattr(PreTrainedModel, 'initialize_weights', kept)
 
 
 def _from_config(auto_class, config, tokenizer, dtype, attention):
