@@ -236,3 +236,9 @@ def test_a_wrong_device_map_is_refused(tiny):
         get_model('tiny_caption', device_map='cpu')
     with pytest.raises(ConfigError, match='cannot be spread by device_map=.*no_such_part'):
         get_model('tiny_caption', device='cpu', device_map={'no_such_part': 'cpu'})
+
+
+def test_a_page_of_the_hub_and_its_name_are_one_model():
+    assert models._entry('Salesforce/blip2-opt-2.7b')['Name'] == 'blip2-opt-2.7b'
+    assert models._entry('BLIP2-opt-2.7b') is models._entry('Salesforce/blip2-opt-2.7b')
+    assert models._entry('Salesforce/blip2-opt-2.7') is None
