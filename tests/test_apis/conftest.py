@@ -31,6 +31,6 @@ def tiny_generator(tiny_parts):
         generator = torch.Generator().manual_seed(0)
         for name, parameter in built.named_parameters():
             if parameter.ndim > 1:
-                parameter.data.normal_(0, 0.3 if 'language_model' in name else 0.2, generator=generator)
+                parameter.data.normal_(0, 0.3 if 'language_model' in name else 1., generator=generator)
         return built
     return build
