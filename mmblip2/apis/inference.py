@@ -1,7 +1,6 @@
 """Use a trained model on images of one's own, with the result keys of mmpretrain."""
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -10,53 +9,8 @@ from mmblip2.errors import ConfigError
 from .base import BaseInferencer, build_model
 from .caption import ImageCaptionInferencer
 from .images import is_image, is_several
-from .trust import config_inside
+from .models import get_model
 from .vqa import VisualQuestionAnsweringInferencer
-
-
-def get_model(model, pretrained: str | None = None, device: str | None = None):
-    """Build a model for inference.
-
-    Args:
-        model (str | Path | Config): A checkpoint of ours (its config is inside), a work directory (its newest
-            checkpoint), or a config: a file, or the name of one that comes with the package.
-        pretrained (str, optional): With a config: the checkpoint, or work directory, to load.
-        device (str, optional): Default: the GPU if there is one, otherwise the CPU.
-
-    Returns:
-        nn.Module: In eval mode, with the config it was built from as ``_config``.
-
-    Raises:
-        ConfigError: A config without ``pretrained``, or no such config.
-        CheckpointError: The checkpoint does not fit, a frozen part is missing or another one, or the config inside
-            names what is not registered (a file may not choose what is run).
-    """
-    from mmengine.config import Config
-    from mmengine.registry import DefaultScope
-
-    from mmblip2.checkpoints import io
-    from mmblip2.registry import MODELS
-    from mmblip2.utils.config_check import load_config
-    from mmblip2.utils.paths import find_config
-    checkpoint = None
-    given_path = isinstance(model, (str, Path))
-    if given_path and Path(model).suffix not in ('.py', '.pth', '.safetensors') and not Path(model).exists():
-        model = find_config(model, 'checkpoint, work directory or config')
-    if given_path and Path(model).suffix != '.py':
-        if pretrained is not None:
-            raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
-        pretrained = str(model)
-        checkpoint = io.read_checkpoint(model)
-        cfg = config_inside(checkpoint['meta'], model)
-    else:
-        cfg = model if isinstance(model, Config) else load_config(model)
-        if pretrained is None:
-            raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
-    with DefaultScope.overwrite_default_scope('mmblip2'):
-        built = MODELS.build(cfg.model)
-    io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).log_notes()
-    built._config = cfg
-    return built.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
 
 
 def inference_model(model, inputs, question: str | Sequence[str] | None = None, prototype: Sequence | None = None,

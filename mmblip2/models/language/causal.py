@@ -70,7 +70,7 @@ class CausalLM(LanguageModel):
             first = max(starts[-1], 1 if prefix is None else 0)
             no_room += len(rows[-1]) <= first < len(row)
         self._check_room(no_room, len(rows), max(starts, default=0))
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device)  # (B, T)
         position = torch.arange(ids.size(1), device=device)
         is_target = mask & (position >= torch.tensor(starts, device=device)[:, None])  # (B, T)
@@ -93,7 +93,7 @@ class CausalLM(LanguageModel):
         rows = [self._tokenize(prompt.rstrip()) for prompt in prompts]
         if prefix is None and not all(rows):
             raise ValueError('nothing to continue: a prompt has no tokens and there is no visual prefix')
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device, side='left')  # (B, T)
         embeds = self.embed(ids)
         if prefix is not None:
@@ -133,5 +133,5 @@ class CausalLM(LanguageModel):
 
 def _prepend(prefix, embeds, mask):
     """Put the prefix (B, Q, H), always visible, before embeddings (B, T, H) and mask (B, T) bool."""
-    embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)  # (B, Q + T, H)
+    embeds = torch.cat([prefix.to(embeds), embeds], dim=1)  # (B, Q + T, H)
     return embeds, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
