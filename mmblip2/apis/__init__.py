@@ -1,10 +1,14 @@
 from .base import BaseInferencer
 from .caption import ImageCaptionInferencer
 from .chat import ChatInferencer
+from .features import FeatureExtractor
 from .inference import get_model, inference_model
+from .matching import ImageTextMatchingInferencer
+from .retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
 from .vqa import VisualQuestionAnsweringInferencer
 
 __all__ = [
-    'BaseInferencer', 'ChatInferencer', 'ImageCaptionInferencer', 'VisualQuestionAnsweringInferencer', 'get_model',
-    'inference_model'
+    'BaseInferencer', 'ChatInferencer', 'FeatureExtractor', 'ImageCaptionInferencer', 'ImageTextMatchingInferencer',
+    'ImageToTextRetrievalInferencer', 'TextToImageRetrievalInferencer', 'VisualQuestionAnsweringInferencer',
+    'get_model', 'inference_model'
 ]
