@@ -41,7 +41,7 @@ class TextInferencer(BaseInferencer):
         from mmblip2.models import Blip2Generation
         if not isinstance(self.model, Blip2Generation):
             raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation), this is a '
-                              f'{type(self.model).__name__}: for retrieval take inference_model(..., prototype=...)')
+                              f'{type(self.model).__name__}: take a retrieval inferencer or FeatureExtractor')
 
     def prompt_step(self, name: str) -> dict | None:
         """The transform ``name`` ('CaptionPrompt', 'VQAPrompt') of the config's test pipeline, or None."""
