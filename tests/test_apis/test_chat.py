@@ -81,6 +81,17 @@ def test_the_oldest_turns_give_way_to_the_context(chat, monkeypatch):
     assert len(told) == 1 and 'the 64 tokens' in told[0][0] and told[0][1] == logging.WARNING
 
 
+def test_max_turns(chat):
+    for most, read in ((0, 1), (1, 2), (5, 3)):
+        chat.max_turns = most
+        chat.start(image())
+        found = [chat(question) for question in ('a?', 'b?', 'c?')]
+        assert chat.read[-1].count('Question: ') == read and found[-1]['dropped_turns'] == 3 - read
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match='max_turns=.*: expected a number of turns, 0 or more'):
+            ChatInferencer(chat.model, max_turns=wrong)
+
+
 def test_the_real_language_model_takes_a_full_context(tiny_generator):
     chat = ChatInferencer(tiny_generator(VQA, reads_text=True)).start(image())
     found = [chat('is it a star?', max_new_tokens=12, min_new_tokens=12) for _ in range(4)]
