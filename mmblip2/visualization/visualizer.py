@@ -7,18 +7,19 @@ _MARGIN = 6
 _FONT_SIZE = 14
 
 
-def draw_caption(image: Image.Image, lines: list[str]) -> Image.Image:
+def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WIDTH) -> Image.Image:
     """A new picture: the image, and below it the lines in black on white.
 
     Args:
         image: Any mode and size; narrow images are centred on a wider canvas so that text has room.
         lines: Texts; each starts on a line of its own and is wrapped to the width.
+        min_width: Of the picture, pixels.
 
     Returns:
         Image.Image: RGB, at least as wide and high as the image.
     """
     font = ImageFont.load_default(_FONT_SIZE)
-    width = max(image.width, _MIN_WIDTH)
+    width = max(image.width, min_width)
     wrapped = [part for line in lines for part in _wrap(_drawable(line, font), font, width - 2 * _MARGIN)]
     line_height = _FONT_SIZE + 4
     height = image.height + (len(wrapped) * line_height + 2 * _MARGIN if wrapped else 0)
@@ -28,6 +29,33 @@ def draw_caption(image: Image.Image, lines: list[str]) -> Image.Image:
     for number, text in enumerate(wrapped):
         draw.text((_MARGIN, image.height + _MARGIN + number * line_height), text, fill='black', font=font)
     return canvas
+
+
+def draw_results(title: str, found: list[tuple[Image.Image, str]], size: tuple[int, int]) -> Image.Image:
+    """A new picture: a text, and below it images in one row, each with a line of its own.
+
+    Args:
+        title: Of the picture, wrapped to its width.
+        found: Images and their lines, from left to right; an image is made smaller where it does not fit.
+        size: Width and height of the picture, pixels; it becomes higher where texts need more room.
+
+    Returns:
+        Image.Image: RGB.
+    """
+    width = max(1, (size[0] - _MARGIN) // max(1, len(found)) - _MARGIN)
+    tiles = []
+    for image, line in found:
+        image = image.copy()
+        image.thumbnail((width, max(1, size[1])))
+        canvas = Image.new('RGB', (width, image.height), 'white')
+        canvas.paste(image.convert('RGB'), ((width - image.width) // 2, 0))
+        tiles.append(draw_caption(canvas, [line], min_width=width))
+    head = draw_caption(Image.new('RGB', (max(1, size[0]), 1), 'white'), [title], min_width=1)
+    picture = Image.new('RGB', (head.width, max([size[1], *(head.height + tile.height for tile in tiles)])), 'white')
+    picture.paste(head, (0, 0))
+    for place, tile in enumerate(tiles):
+        picture.paste(tile, (_MARGIN + place * (width + _MARGIN), head.height))
+    return picture
 
 
 def _drawable(text: str, font) -> str:
