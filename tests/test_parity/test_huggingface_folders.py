@@ -71,6 +71,8 @@ class Saved:
         if not self.instruct:
             qformer['use_qformer_text_input'] = self.reads_text
         text = dict(text_config=dict(LANGUAGE[language], vocab_size=self.image_id + 1)) if language else {}
+        if name == 'Blip2Model' and self.is_t5:
+            text['text_config']['dense_act_fn'] = 'gelu'  # as in the published models, instead of gelu_new
         config = getattr(transformers, f'{prefix}Config')(
             vision_config=VISION, qformer_config=qformer, num_query_tokens=NUM_QUERY, image_text_hidden_size=8,
             image_token_index=self.image_id if language else None, **text)
