@@ -313,9 +313,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             topk: Results of each text; all images, where the gallery has fewer.
             batch_size: Texts that are ranked together; an image that several of them want is projected once.
             draw_score: Whether scores stand in the pictures.
-            figsize: Width and height of a picture in units of 100 pixels.
-            **kwargs: ``show``, ``show_dir``, ``wait_time``, ``progress``: see ``BaseInferencer``. Pictures are called
-                ``<index>_<text>.png``.
+            figsize: Width and greatest height of a picture in units of 100 pixels.
+            **kwargs: ``show``, ``show_dir``, ``wait_time``, ``resize``, ``progress``: see ``BaseInferencer``. Pictures
+                are called ``<index>_<text>.png``.
 
         Returns:
             list: For each text a list of ``{'match_score' (float), 'sample_idx' (int, row of the gallery), 'sample'}``,
@@ -325,6 +325,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             DataError: No text, an empty one, or one that is no text.
             ConfigError: ``topk`` or ``batch_size`` is not a positive whole number.
         """
+        if len(figsize) != 2 or not all(isinstance(side, (int, float)) and side > 0 for side in figsize):
+            raise ConfigError(f'figsize is {figsize!r}, expected two numbers above 0: width and height of the pictures '
+                              'in units of 100 pixels')
         texts = read_texts(inputs, 'texts')
         tokens = tokenize(self, texts)
         rows = (dict(sample_idx=index, text=text, source=text) for index, text in enumerate(texts))
