@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
-from mmblip2.apis import get_model
+from mmblip2.apis import FeatureExtractor, get_model
 from mmblip2.checkpoints.huggingface_config import config_from_folder
 from mmblip2.errors import ConfigError
 from mmblip2.models.losses import query_text_similarity
@@ -250,6 +250,10 @@ def test_vision_model(saved, photos):
     model = saved('Blip2VisionModel')
     expected = model.theirs(model.photos).last_hidden_state
     assert_close(model.ours.encode_image(model.our_photos(photos)).patches, expected)
+    extract = FeatureExtractor(model.folder, device='cpu')
+    assert_close(extract.get_image_features(photos), expected)
+    with pytest.raises(ConfigError, match='vision encoder without a Q-Former: get_image_features is all that it has'):
+        extract.extract_features(photos, mode='image')
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - expected).abs().max() > 1e-2
 
 
@@ -260,6 +264,8 @@ def test_vision_model_with_projection(saved, photos):
     encoded = model.ours.encode_image(model.our_photos(photos))
     assert_close(encoded.patches, output.last_hidden_state)
     assert_close(model.ours.image_features(encoded), output.image_embeds)
+    found = FeatureExtractor(model.folder, device='cpu').extract_features(photos, mode='image')
+    assert_close(found['image_embeds_proj'], output.image_embeds)
     assert (model.theirs(perturbed(model.photos)).image_embeds - output.image_embeds).abs().max() > 1e-2
 
 
@@ -267,7 +273,12 @@ def test_vision_model_with_projection(saved, photos):
 def test_text_model_with_projection(saved):
     model = saved('Blip2TextModelWithProjection')
     text = model.tokenizer(TEXTS, padding=True, return_tensors='pt')
-    expected = model.theirs(text.input_ids, text.attention_mask).text_embeds[:, 0]  # theirs has all tokens
+    expected = model.theirs(text.input_ids, text.attention_mask).text_embeds  # of all tokens
+    real = text.attention_mask.bool()
+    assert not real.all(), 'no padding in the batch'
+    assert_close(FeatureExtractor(model.folder, device='cpu').get_text_features(TEXTS, project=True)[real],
+                 expected[real])
+    expected = expected[:, 0]
     assert_close(model.ours.text_features(model.ours.tokenize(TEXTS)), expected)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
 
