@@ -112,8 +112,9 @@ class FeatureExtractor(BaseInferencer):
             **kwargs: ``progress``.
 
         Returns:
-            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or ``Blip2Features``
-            (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model reads.
+            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or
+            ``Blip2Features`` (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model
+            reads.
             'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a
             ``Blip2Representation`` or ``Blip2Features``, and ``text_mask`` (B, T), 1 at tokens.
             'multimodal': ``multimodal_embeds`` (B, Q, D).

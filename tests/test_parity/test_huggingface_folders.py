@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
-from mmblip2.apis import FeatureExtractor, get_model
+from mmblip2.apis import FeatureExtractor, get_model, inference_model
 from mmblip2.checkpoints.huggingface_config import config_from_folder
 from mmblip2.errors import ConfigError
 from mmblip2.models.losses import query_text_similarity
@@ -336,6 +336,17 @@ def test_texts_are_identical(saved, photos, name, language, beams):
     found = model.ours.predict(model.our_photos(photos), model.samples())
     assert [sample.pred_text for sample in found] == texts
     assert len(set(texts)) == 3, 'the same text for all rows'
+
+
+@pytest.mark.parametrize('language', ['opt', 'llama'])
+@torch.no_grad()
+def test_inference_model_takes_a_folder_and_an_image(saved, photos, language):
+    """Without a prompt, as transformers' generate without input_ids; the llama's weights are in several files."""
+    model = saved('Blip2ForConditionalGeneration', language)
+    assert (model.folder / 'model.safetensors.index.json').exists() == (language == 'llama')
+    output = model.theirs.generate(pixel_values=model.photos[1:2], do_sample=False, max_new_tokens=30)[0]
+    expected = model.tokenizer.decode(output[output != model.image_id], skip_special_tokens=True).strip()
+    assert inference_model(str(model.folder), photos[1], device='cpu')['pred_caption'] == expected != ''
 
 
 def their_texts(model, beams):
