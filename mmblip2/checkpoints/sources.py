@@ -71,11 +71,11 @@ def locate(source: str | Path, what: str = 'checkpoint') -> Path:
         if is_hub_name(origin):
             return _download_folder(origin)
     except (OSError, HTTPException, ValueError) as error:
-        reason = f'and it could not be downloaded from {origin} ({first_lines(error)}). '
+        reason = f'it could not be downloaded from {origin} ({first_lines(error)}). '
     else:
         scheme = f'{text.partition("://")[0]}://' if '://' in text else ''
         foreign = f' ({scheme} is none of https://, http://, file://)' if scheme not in ('', 'file://') else ''
-        reason = f'and there is no address to download it from{foreign}. '
+        reason = f'there is no address to download it from{foreign}. '
     raise CheckpointError(f'{what} {text} not found: {reason}Looked in: {"; ".join(tried)}. Give the path of '
                           f'{_name(text)}, or put it into a folder and set {VARIABLE}=FOLDER')
 
