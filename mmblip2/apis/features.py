@@ -192,8 +192,7 @@ class FeatureExtractor(BaseInferencer):
         tokens = tokenize(self, found)
 
         def predict(batch):
-            pixels, index = distinct_images(batch)
-            encoded = self._encode(pixels).rows(index.to(self.device))
+            encoded = self._encode(distinct_images(batch)[0])  # one of all, or one for all texts
             text = tokens.rows([row['text_index'] for row in batch]).trimmed(self.device)
             return _rows(multimodal_embeds=self.model.qformer.forward_joint(encoded.image_kv, *text))
 
