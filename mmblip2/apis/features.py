@@ -28,7 +28,17 @@ class FeatureExtractor(BaseInferencer):
     Args:
         model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         pretrained, device, **kwargs: See ``BaseInferencer``.
+
+    Raises:
+        ConfigError: A model without a Q-Former.
     """
+
+    def __init__(self, model, pretrained: bool | str | None = True, device: str | None = None, **kwargs):
+        super().__init__(model, pretrained, device, **kwargs)
+        from mmblip2.models.algorithms.base import VisionLanguageModel
+        if not isinstance(self.model, VisionLanguageModel):
+            raise ConfigError(f'FeatureExtractor needs a Blip2Representation or a Blip2Generation, this model is a '
+                              f'{type(self.model).__name__}, which has no Q-Former: give another one')
 
     def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None, **kwargs):
         """What the vision encoder and the norm behind it say of images: ``get_image_features`` of transformers'
