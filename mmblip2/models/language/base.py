@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,8 @@ class LanguageModel(nn.Module):
         if isinstance(self.tokenizer, str):
             self.tokenizer = _load_tokenizer(local_or_hub(self.tokenizer))
         if model is None:
-            self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
+            with _undrawn() if weights is not None else contextlib.nullcontext():
+                self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
         else:
             overrides = plain(config or {})
             model_type = overrides.pop('model_type', None)
@@ -419,6 +421,24 @@ def _no_progress_bar():
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _undrawn():
+    """Where nothing else is drawn either (``without_drawing``): do not draw weights that a file replaces."""
+    from transformers import PreTrainedModel
+
+    from mmblip2.checkpoints.parts import draws
+    if draws():
+        yield
+        return
+    owner: Any = PreTrainedModel
+    kept = owner.initialize_weights
+    owner.initialize_weights = lambda model: None
+    try:
+        yield
+    finally:
+        owner.initialize_weights = kept
 
 
 def _from_config(auto_class, config, tokenizer, dtype, attention):

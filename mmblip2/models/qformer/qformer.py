@@ -14,6 +14,8 @@ from ..layers import Attention, Mlp
 from ..layers.attention import KeyValue
 from .masks import self_attention_mask
 
+_ADDED_WORDS = 2  # [DEC], and [ENC] of BLIP
+
 
 class QFormerLayer(nn.Module):
     """One post-norm layer: self-attention over all rows, cross-attention and MLP of the queries, MLP of the text."""
@@ -155,6 +157,27 @@ class QFormer(nn.Module):
             from .bert_init import init_from_bert
             for line in str(init_from_bert(self, self.bert)).splitlines():
                 print_log(line, logger='current')
+
+    def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Weights of a Q-Former whose vocabulary lacks the words that BLIP adds to BERT's, [DEC] (and [ENC]).
+
+        Args:
+            state: Tensors by name, as a file has them. Stays as it is.
+
+        Returns:
+            tuple: Tensors with rows for these words, which stay as they are here, and a note; any other difference
+            stays and is refused by its shape.
+        """
+        table = state.get('word_embeddings.weight')
+        if self.vocab_size is None or table is None or table.dim() != 2 or table.size(1) != self.width:
+            return state, []
+        added = self.vocab_size - len(table)
+        if not 0 < added <= _ADDED_WORDS:
+            return state, []
+        own = self.word_embeddings.weight[-added:].detach().to(table)
+        return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
+                [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} row'
+                 f'{"s" if added > 1 else ""} of word_embeddings stay as drawn'])
 
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
