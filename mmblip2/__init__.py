@@ -6,7 +6,7 @@ from .version import __version__
 
 _APIS = ('BaseInferencer', 'ChatInferencer', 'FeatureExtractor', 'ImageCaptionInferencer',
          'ImageTextMatchingInferencer', 'ImageToTextRetrievalInferencer', 'TextToImageRetrievalInferencer',
-         'VisualQuestionAnsweringInferencer', 'get_model', 'inference_model')
+         'VisualQuestionAnsweringInferencer', 'get_model', 'inference_model', 'list_models')
 
 __all__ = ('__version__', *_APIS)
 

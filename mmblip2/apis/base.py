@@ -26,7 +26,7 @@ def build_model(model, pretrained: Any = True, device: str | None = None, **kwar
     Raises:
         ConfigError: One of the others is given with a model that is built already, or that model has no config.
     """
-    from .inference import get_model
+    from .models import get_model
     if isinstance(model, torch.nn.Module):
         given = [*([] if pretrained is True or pretrained is None else ['pretrained']),
                  *([] if device is None else ['device']), *kwargs]
@@ -36,7 +36,7 @@ def build_model(model, pretrained: Any = True, device: str | None = None, **kwar
             raise ConfigError(f'this {type(model).__name__} has no _config, whose test pipeline prepares the images: '
                               'build it with get_model, or set model._config = Config.fromfile(...)')
         return model.eval()
-    return get_model(model, pretrained=None if pretrained is True else pretrained, device=device, **kwargs)
+    return get_model(model, pretrained=pretrained, device=device, **kwargs)
 
 
 class BaseInferencer:

@@ -29,8 +29,8 @@ class CausalLM(LanguageModel):
 
     Args:
         model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`.
-        ending (str, optional): The one token that ends every target and stops the generation. Default: a new
-            line for OPT, the tokenizer's end-of-sequence token for the others.
+        ending (str | int, optional): The one token, or its id, that ends every target and stops the generation.
+            Default: a new line for OPT, the tokenizer's end-of-sequence token for the others.
         add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
 
     Raises:
@@ -49,7 +49,7 @@ class CausalLM(LanguageModel):
         if ending is None:
             raise ConfigError('the tokenizer has no end-of-sequence token: set ending=<token> of the '
                               'language model')
-        end_ids = self.tokenizer(ending, add_special_tokens=False).input_ids
+        end_ids = [ending] if isinstance(ending, int) else self.tokenizer(ending, add_special_tokens=False).input_ids
         if len(end_ids) != 1:
             raise ConfigError(f'ending={ending!r} of the language model is {len(end_ids)} tokens, expected '
                               "one: choose another, the tokenizer's end-of-sequence token for example")
@@ -70,7 +70,7 @@ class CausalLM(LanguageModel):
             first = max(starts[-1], 1 if prefix is None else 0)
             no_room += len(rows[-1]) <= first < len(row)
         self._check_room(no_room, len(rows), max(starts, default=0))
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device)  # (B, T)
         position = torch.arange(ids.size(1), device=device)
         is_target = mask & (position >= torch.tensor(starts, device=device)[:, None])  # (B, T)
@@ -93,7 +93,7 @@ class CausalLM(LanguageModel):
         rows = [self._tokenize(prompt.rstrip()) for prompt in prompts]
         if prefix is None and not all(rows):
             raise ValueError('nothing to continue: a prompt has no tokens and there is no visual prefix')
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device, side='left')  # (B, T)
         embeds = self.embed(ids)
         if prefix is not None:
@@ -133,5 +133,5 @@ class CausalLM(LanguageModel):
 
 def _prepend(prefix, embeds, mask):
     """Put the prefix (B, Q, H), always visible, before embeddings (B, T, H) and mask (B, T) bool."""
-    embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)  # (B, Q + T, H)
+    embeds = torch.cat([prefix.to(embeds), embeds], dim=1)  # (B, Q + T, H)
     return embeds, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)

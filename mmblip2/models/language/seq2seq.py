@@ -72,13 +72,13 @@ class Seq2SeqLM(LanguageModel):
 
     def _encoder_input(self, prefix, prompts, max_len):
         """Embeddings (B, Q + T, H) and mask (B, Q + T) bool of prefix and prompts."""
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
             raise ConfigError("the autocast dtype is 'float16', in which T5 overflows: use 'bfloat16' or 'float32'")
         ids, mask = pad_ids([self._tokenize(prompt, max_len) for prompt in prompts], device)
         embeds = self.embed(ids)  # (B, T, H)
         if prefix is not None:
-            embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
+            embeds = torch.cat([prefix.to(embeds), embeds], dim=1)
             mask = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
         self._check_length(embeds.size(1), 'prefix and prompt make', 'shorten the prompt')
         return embeds, mask
