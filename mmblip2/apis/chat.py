@@ -87,11 +87,28 @@ class ChatInferencer(TextInferencer):
         self.model.eval()
         row = next(self.image_rows(image))
         steps = self.steps_with([dict(type='CaptionPrompt', prompt='')])  # of the pipeline only the image counts here
+        batch = self.prepare([row], steps)
         with torch.no_grad(), self.autocast():
-            self._encoded = self.model.encode_image(self.prepare([row], steps)['images'])
+            self._prefix_of = self._encode(batch['images'], batch['data_samples'])
         self._row = row
         self.reset()
         return self
+
+    def _encode(self, images, samples):
+        """Function of the text that the Q-Former reads to the visual prefix (1, Q, H); the image is encoded here."""
+        from mmblip2.models import Blip2Generation
+        model = self.model
+        if model.tokenizer is None:
+            prefix = model.visual_prefix(images, samples)
+            return lambda text: prefix
+        if type(model).visual_prefix is Blip2Generation.visual_prefix:
+            encoded = model.encode_image(images)
+            return lambda text: model.prefix_of(encoded, [text])
+
+        def whole_way(text):  # a class of one's own: what it does is not known, so the image goes through it each time
+            samples[0].qformer_text = text
+            return model.visual_prefix(images, samples)
+        return whole_way
 
     def reset(self):
         """Forget the turns; the image stays."""
@@ -124,7 +141,7 @@ class ChatInferencer(TextInferencer):
         asked = self._ask(dict(question=question))
         self.model.eval()
         with torch.no_grad(), self.autocast():
-            prefix = self.model.prefix_of(self._encoded, [asked.get('qformer_text')])
+            prefix = self._prefix_of(asked.get('qformer_text'))
             prompt, dropped = self._fitting(asked['prompt'], prefix.size(1), settings['max_new_tokens'])
             answer, = self.texts(prefix, [prompt], settings, [len(self.history)], seed)
         self._said.append(f'{asked["prompt"].rstrip()} {answer.rstrip(" .")}.')

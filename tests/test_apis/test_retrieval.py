@@ -156,7 +156,7 @@ def test_every_kind_of_gallery_gives_the_same(representation, photos, tmp_path):
     from mmblip2.datasets import COCORetrieval
     paths = sorted(photos.iterdir())
     (tmp_path / 'rows.json').write_text(json.dumps(
-        [dict(image=path.name, caption=f'picture {i}') for i, path in enumerate(paths)]))
+        [dict(image=path.name, caption=f'picture {i}') for i, path in enumerate([paths[0], *paths])]))  # one has two
     config = dict(type='COCORetrieval', ann_file=str(tmp_path / 'rows.json'), data_prefix=dict(img_path=str(photos)))
     pipeline = representation._config.test_dataloader.dataset.pipeline
     dataset = COCORetrieval(**{key: value for key, value in config.items() if key != 'type'}, pipeline=pipeline,
@@ -318,6 +318,9 @@ def test_half_precision_patches_are_half_as_large(representation, photos, tmp_pa
         for row, others in zip(results, wanted):
             scores = {one['sample_idx']: one['match_score'] for one in others}
             assert all(abs(one['match_score'] - scores[one['sample_idx']]) < 0.2 for one in row)
+    cosines = TextToImageRetrievalInferencer(representation, photos, fast_match=True, progress=False)(TEXTS, topk=7)
+    cosines = torch.tensor([one['match_score'] for row in cosines for one in row])
+    assert (cosines != cosines.bfloat16()).float().mean() > 0.9, 'cosines are as coarse as bfloat16'
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -72,11 +72,12 @@ class Blip2Generation(VisionLanguageModel):
 
     def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
         """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H)."""
-        return self.prefix_of(self.encode_image(images, data_samples),
-                              [sample.get('qformer_text') for sample in data_samples])
+        texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
+        return self.prefix_of(self.encode_image(images, data_samples), texts)
 
     def prefix_of(self, encoded: EncodedImages, texts: Sequence[str | None]) -> torch.Tensor:
-        """Encoded images, and a text each if the Q-Former reads text, to the language model's prefix (B, Q, H).
+        """Encoded images, and a text each if the Q-Former reads text, to the language model's prefix (B, Q, H); one
+        image may so be asked several times.
 
         Raises:
             ConfigError: The Q-Former reads text, and there is none for an image.
