@@ -155,13 +155,18 @@ def check_config(cfg, checkpoint=None, training=False):
 
 
 def _no_checkpoint(path, advice):
-    """Why ``path`` cannot be a checkpoint, in a list; it is not read."""
+    """Why ``path`` cannot be a checkpoint, in a list; it is found, or downloaded, and not read."""
+    from ..checkpoints.files import FOLDER_FILES, weights_file
     from ..checkpoints.io import find_checkpoints
-    if Path(path).is_file() or Path(path).is_dir() and find_checkpoints(path):
+    from ..checkpoints.sources import locate
+    try:
+        found = locate(path)
+    except CheckpointError as error:
+        return [f'{error}; {advice}']
+    if found.is_file() or find_checkpoints(found) or weights_file(found):
         return []
-    if Path(path).is_dir():
-        return [f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth): {advice}']
-    return [f'checkpoint {path} not found: {advice}']
+    return [f'{path} is a folder without a checkpoint, neither of a training (iter_*.pth, epoch_*.pth) nor of '
+            f'transformers ({FOLDER_FILES}): {advice}']
 
 
 def _no_start(cfg):

@@ -36,7 +36,8 @@ class LanguageModel(nn.Module):
 
     Args:
         auto_class (str): transformers class that builds the model, ``'AutoModelForCausalLM'`` for example.
-        model (str, optional): Folder with a Hugging Face model (or a name on its hub).
+        model (str, optional): Folder with a Hugging Face model (or a name on its hub); also one of a whole BLIP-2 or
+            InstructBLIP, whose language model is taken.
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
             ``model``: settings that replace those of the folder, which must be of the same ``model_type`` and, where
@@ -266,9 +267,13 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
     settings = plain(overrides or {})
     tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
+    outer = _config_of_whole(folder)
+    if outer is not None and settings:
+        raise ConfigError(f'{folder} is a {outer.model_type} as a whole, whose language model is taken as it is there: '
+                          f'take {", ".join(settings)} out of config')
     try:
         # False, as without the argument transformers asks at the terminal whether to run a folder's own code.
-        config, unknown = transformers.AutoConfig.from_pretrained(
+        config, unknown = (outer.text_config, {}) if outer is not None else transformers.AutoConfig.from_pretrained(
             folder, return_unused_kwargs=True, trust_remote_code=False, **settings)
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
@@ -277,9 +282,12 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
         obey_newer_config(config, f'the language model {folder}')
         with _no_progress_bar():
             # Tensors of another shape are refused below, with their names.
-            model, info = getattr(transformers, auto_class).from_pretrained(
-                folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False)
+            how = dict(config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
+                       ignore_mismatched_sizes=True, output_loading_info=True)
+            if outer is None:
+                model, info = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=False, **how)
+            else:
+                model, info = _from_whole(getattr(transformers, auto_class), folder, how)
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
                           f'({first_lines(error)})') from error
@@ -289,6 +297,32 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
                           f'embedding, config says tie_word_embeddings={tied}: take that out of config, or give the '
                           'folder of the model that config describes')
     return model
+
+
+def _config_of_whole(folder):
+    """Config of a whole BLIP-2 or InstructBLIP in ``folder``; None for the folder, or hub name, of anything else."""
+    from mmblip2.checkpoints.io import folder_config
+    if 'text_config' not in folder_config(folder) or 'qformer_config' not in folder_config(folder):
+        return None
+    import transformers
+    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def _from_whole(auto_class, folder, how):
+    """The language model inside a BLIP-2, with the loading info; built without drawing random weights first."""
+    from mmblip2.checkpoints.io import read_checkpoint
+    start = 'language_model.model.'
+    state = {key[len(start):]: value for key, value in read_checkpoint(folder)['state_dict'].items()
+             if key.startswith(start)}
+    if not state:
+        raise ConfigError(f'{folder} holds no language model (no key language_model.*): give the folder of one')
+    kind = type(how['config'])
+    if kind not in auto_class._model_mapping:
+        raise ValueError(f'{auto_class.__name__} has no model for {kind.__name__}')
+    model, info = auto_class._model_mapping[kind].from_pretrained(None, state_dict=state, **how)
+    for parameter in model.parameters():  # they may still be the mapped file
+        parameter.data = parameter.data.clone()
+    return model, info
 
 
 def _is_tied(model):
