@@ -53,17 +53,26 @@ class LoadImage:
 
 @TRANSFORMS.register_module()
 class Resize:
-    """Resize to exactly ``scale`` with Pillow's bicubic filter, as published weights were evaluated.
+    """Resize to exactly ``scale``, by default with Pillow's bicubic filter, as published weights were evaluated.
 
     Args:
         scale (int | tuple[int, int]): Side of a square, or (height, width), pixels.
+        filter (str): Pillow's name: ``'nearest'``, ``'box'``, ``'bilinear'``, ``'hamming'``, ``'bicubic'`` or
+            ``'lanczos'``.
+
+    Raises:
+        ConfigError: Another filter, or no size.
     """
 
-    def __init__(self, scale):
+    def __init__(self, scale, filter='bicubic'):
         self.height, self.width = height_width(scale)
+        names = [member.name.lower() for member in Image.Resampling]
+        if filter not in names:
+            raise ConfigError(f'filter of Resize is {filter!r}, expected one of {", ".join(names)}')
+        self.filter = Image.Resampling[filter.upper()]
 
     def __call__(self, results):
-        results['image'] = results['image'].resize((self.width, self.height), Image.Resampling.BICUBIC)
+        results['image'] = results['image'].resize((self.width, self.height), self.filter)
         return results
 
 
