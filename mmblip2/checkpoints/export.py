@@ -16,8 +16,8 @@ import torch
 from ..compat import read_tokenizer
 from ..errors import CheckpointError, ConfigError
 from . import io, layouts, stream
+from .sources import locate
 
-EXTRA = 'mmblip2_extra.safetensors'
 _NOT_OF_TEXT_CONFIG = ('_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version',
                        '_attn_implementation', '_attn_implementation_internal', '_attn_implementation_autoset')
 _IMAGE_TOKEN = '<image>'
@@ -59,7 +59,6 @@ def assemble(cfg, checkpoint):
     model = build_on_meta(cfg.model)
     content = io.read_checkpoint(checkpoint)
     state, sources, notes = dict(content['state_dict']), [Path(checkpoint)], []
-    expected = model.state_dict(keep_vars=True)
     read = []
     for name in model.frozen_parts():
         if not any(key.startswith(f'{name}.') for key in state):
@@ -67,9 +66,13 @@ def assemble(cfg, checkpoint):
             sources.append(source)
             state.update(_part(getattr(model, name), name, source))
             read.append(name)
-    state, adapted = io._adapted(model, state)
+    state, adapted, _ = io._adapted(model, state)
     notes += adapted
-    state = _complete(expected, state, getattr(model, 'droppable', ()), ' and '.join(map(str, sources)))
+    if hasattr(model, 'language_model'):
+        _untie(model.language_model, state)
+    expected = model.state_dict(keep_vars=True)
+    state, cut = _complete(expected, state, getattr(model, 'droppable', ()), ' and '.join(map(str, sources)))
+    notes += cut
     for name in read:
         was = content['meta'].get('frozen', {}).get(name)
         if was is not None and was['sha256'] != _fingerprint(model, name, state, sources):
@@ -85,10 +88,7 @@ def _source(part, name):
     if source is None:
         raise ConfigError(f'the frozen part {name!r} has no weights in the config: give them in model.{name}, or a '
                           'checkpoint that holds them')
-    if not Path(source).exists():
-        raise CheckpointError(f'the weights of the frozen part {name!r}, {source}, are not there: give model.{name} '
-                              'their path')
-    return Path(source)
+    return locate(source, f'weights of the frozen part {name!r}')
 
 
 def _part(module, name, source):
@@ -105,16 +105,33 @@ def _part(module, name, source):
     return {f'{name}.{key}': value for key, value in state.items()}
 
 
+def _untie(language, state):
+    """Give the output layer a tensor of its own where the files do: what transformers 5 writes of a T5 says otherwise."""
+    output = language.model.get_output_embeddings()
+    if output.weight is not language.model.get_input_embeddings().weight:
+        return
+    names = [f'language_model.{name}' for name, value in language.state_dict(keep_vars=True).items()
+             if value is output.weight]
+    found = [state[name] for name in names if name in state]
+    if any(not torch.equal(found[0], other) for other in found[1:]):
+        output.weight = torch.nn.Parameter(torch.empty_like(output.weight), output.weight.requires_grad)
+
+
 def _complete(expected, state, droppable, where):
-    """What fills ``expected``, one tensor of several tied ones."""
+    """What fills ``expected``, one tensor of several tied ones, and notes; rows that a file has for more tokens are cut.
+    """
     from fnmatch import fnmatch
     first: dict[int, str] = {}
     names = {key: first.setdefault(id(value), key) for key, value in expected.items()}
-    result = {}
+    result, notes = {}, []
     for key, value in expected.items():
         if key in state and names[key] not in result:
-            result[names[key]] = state[key]
-            if state[key].shape != value.shape:
+            found = state[key]
+            if key.startswith('language_model.') and _has_more_rows(found, value):
+                notes.append(f'{key}: the first {len(value)} of {len(found)} rows, as the model has')
+                found = found[:len(value)]
+            result[names[key]] = found
+            if found.shape != value.shape:
                 raise CheckpointError(f'{key} is {tuple(state[key].shape)} in {where} and {tuple(value.shape)} in the '
                                       'model of the config: is it the config of this checkpoint?')
     missing = [key for key in set(names.values()) if key not in result]
@@ -123,7 +140,11 @@ def _complete(expected, state, droppable, where):
         raise CheckpointError(f'{where}: {len(missing)} tensors of the config\'s model are missing '
                               f'({io._some(sorted(missing)) or "none"}), {len(extra)} are unknown to it '
                               f'({io._some(extra) or "none"}): is it the config of this checkpoint?')
-    return {key: result[key] for key in expected if key in result}
+    return {key: result[key] for key in expected if key in result}, notes
+
+
+def _has_more_rows(table, wanted):
+    return table.dim() == wanted.dim() == 2 and table.size(1) == wanted.size(1) and len(table) > len(wanted)
 
 
 def _fingerprint(model, name, state, sources):
@@ -154,8 +175,8 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     steps) is in ``mmblip2_extra.safetensors``, which is read when the folder is loaded here.
 
     A language model whose embedding has no row to spare for the placeholder ``<image>`` gets rows, up to the next
-    multiple of 64. They are the mean of the others, in the output layer too, so that no added token is ever the most
-    likely one; each takes at most the mean probability of a token.
+    multiple of 64. They are the mean of the others, in the output layer too: an added token is never the most likely
+    one, its probability is the geometric mean of those of all tokens.
 
     Args:
         cfg (Config): Of the model; its frozen parts are read from where it has them.
@@ -204,8 +225,8 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
                          weight_map={key: name for name, keys in shards.items() for key in sorted(keys)})
             (folder / 'model.safetensors.index.json').write_text(json.dumps(index, indent=2) + '\n', encoding='utf-8')
         if extra:
-            stream.write_safetensors(extra, folder / EXTRA, whole.sources)
-            notes.append(f'transformers has no place for {io._some(left, 7)}: in {EXTRA}, which is read here')
+            stream.write_safetensors(extra, folder / io.EXTRA, whole.sources)
+            notes.append(f'transformers has no place for {io._some(left, 7)}: in {io.EXTRA}, which is read here')
     return [f'{out}: {layout.kind}, {len(entries)} tensors, {size / 1e9:.2f} GB in {len(shards)} file'
             f'{"s" if len(shards) > 1 else ""}', *notes]
 

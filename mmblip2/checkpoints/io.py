@@ -28,6 +28,7 @@ from .files import FOLDER_FILES, read_file, weights_file
 from .sources import locate
 
 FORMAT = 'mmblip2/1'
+EXTRA = 'mmblip2_extra.safetensors'  # beside an export to transformers: what its layout has no place for
 
 
 def _some(names, limit=5):
@@ -184,7 +185,10 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
     if path.is_dir():
         index = folder_config(path).get('image_token_index')
         meta = {} if index is None else dict(image_token_index=index)
-    return _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    result = _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    if path.is_dir() and (path / EXTRA).is_file():
+        result['state_dict'].update(read_file(path / EXTRA, map_location, mapped))
+    return result
 
 
 def _under_our_names(checkpoint):
