@@ -174,9 +174,9 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     safetensors. What that layout has no place for (temperature, the head that writes text in stage 1, the number of
     steps) is in ``mmblip2_extra.safetensors``, which is read when the folder is loaded here.
 
-    A language model whose embedding has no row to spare for the placeholder ``<image>`` gets rows, up to the next
-    multiple of 64. They are the mean of the others, in the output layer too: an added token is never the most likely
-    one, its probability is the geometric mean of those of all tokens.
+    A language model whose embedding has no row to spare for the placeholder ``<image>`` gets one. It is the mean of the
+    others, in the output layer too: the placeholder is never the most likely token, and its probability is the
+    geometric mean of those of all tokens, which the others lose. No more rows than needed are added for that reason.
 
     Args:
         cfg (Config): Of the model; its frozen parts are read from where it has them.
@@ -339,9 +339,9 @@ def _text_files(cfg, model, entries, notes):
     image_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
     rows = language.model.get_input_embeddings().num_embeddings
     if image_id >= rows:
-        added = -(-(image_id + 1) // 64) * 64 - rows
+        added = image_id + 1 - rows
         notes.append(f'the language model has {rows} embeddings and {_IMAGE_TOKEN} is token {image_id}: {added} added, '
-                     'each the mean of the others')
+                     'the mean of the others')
         _add_rows(language.model, entries, added)
         rows += added
     config = _text_config(language.model, vocab_size=rows, eos_token_id=end_id)
