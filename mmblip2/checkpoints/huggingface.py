@@ -5,6 +5,7 @@ One table a class. Epsilons are no weights: a model that shall equal transformer
 """
 from collections.abc import Iterable
 
+from ..errors import CheckpointError
 from .keymap import Layout, inner, strip
 from .vision import BLIP2_INSIDE, BLIP2_OUTSIDE
 
@@ -108,4 +109,6 @@ def to_write(keys: Iterable[str], kind: str | None = None) -> Layout:
     elif kind is None:
         reads = 'qformer.word_embeddings.weight' in keys
         kind = 'InstructBlipForConditionalGeneration' if reads else 'Blip2ForConditionalGeneration'
+    if kind not in LAYOUTS:
+        raise CheckpointError(f'kind is {kind!r}, expected a class of transformers, one of {", ".join(LAYOUTS)}')
     return LAYOUTS[kind]

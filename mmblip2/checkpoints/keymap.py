@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
-from .io import _some
 
 State = dict[str, torch.Tensor]
 
@@ -106,7 +105,7 @@ class Layout:
                 found.state[name] = value
         if unknown:
             raise CheckpointError(f'{len(unknown)} of {len(state)} keys are unknown in a file of {self} '
-                                  f'({_some(unknown)}), for which its other keys were taken: is it a file of another '
+                                  f'({_named(unknown)}), for which its other keys were taken: is it a file of another '
                                   'model or version?')
         if self.bias == 'fused':
             self._split_biases(found)
@@ -120,6 +119,10 @@ class Layout:
                                       'another order are unknown here')
             return True
         if key in self.leaks:
+            first = next(iter(found.leaked.values()), value)
+            if not _equal(first, value):
+                raise CheckpointError(f'{_named(k for k in self.leaks if k in state)} differ, and are one tensor in '
+                                      f'{self}: is the file broken?')
             found.leaked[_renamer(tuple(self.table.items()))(key)] = value
             return True
         twin = self.aliases.get(key)
@@ -162,7 +165,8 @@ class Layout:
             has no place for (see ``loses``).
 
         Raises:
-            CheckpointError: A key has no place in it whose loss would change the model.
+            CheckpointError: A key has no place in it whose loss would change the model, or one of the two biases of
+                an attention is missing.
         """
         rename = _renamer(tuple((ours, theirs) for theirs, ours in self.table.items()))
         result: State = {}
@@ -176,8 +180,8 @@ class Layout:
             else:
                 refused.append(key)
         if refused:
-            raise CheckpointError(f'{self} has no place for {len(refused)} keys of this model ({_some(refused)}): '
-                                  'choose another layout')
+            raise CheckpointError(f'{self} has no place for {len(refused)} keys of this model ({_named(refused)}): '
+                                  'a file without them would be another model')
         result.update({alias: result[twin] for alias, twin in self.aliases.items() if twin in result
                        and any(key.startswith(alias.partition('decoder.')[0]) for key in result)})
         result.update(self._written_buffers(state))
@@ -192,9 +196,12 @@ class Layout:
                 query, _, values = value.chunk(3)
                 joined[f'{whole.group(1)}q_bias'], joined[f'{whole.group(1)}v_bias'] = query, values
             elif part and self.bias != 'split':
+                query, values = (state.get(f'{part.group(1)}{name}') for name in ('q_bias', 'v_bias'))
+                if query is None or values is None:
+                    raise CheckpointError(f'{key} is without the other bias of its attention, and {self} has one '
+                                          'tensor for both: give them together')
                 if part.group(2) == 'q_bias':
-                    joined[f'{part.group(1)}qkv.bias'] = torch.cat(
-                        [value, torch.zeros_like(value), state[f'{part.group(1)}v_bias']])
+                    joined[f'{part.group(1)}qkv.bias'] = torch.cat([query, torch.zeros_like(query), values])
             else:
                 joined[key] = value
         return joined
@@ -266,6 +273,12 @@ def _renamer(rows):
         return None
 
     return rename
+
+
+def _named(keys):
+    """The first keys and the number of the others."""
+    from .io import _some  # io reads by these layouts
+    return _some(keys)
 
 
 # ----------------------------------------------------------------------------------------------- values

@@ -6,6 +6,7 @@ leak into it.
 """
 from collections.abc import Iterable
 
+from ..errors import CheckpointError
 from .keymap import Layout, inner, strip
 
 _VISION = {
@@ -46,6 +47,7 @@ _ALIASES = {
     'Qformer.cls.predictions.decoder.weight': 'Qformer.bert.embeddings.word_embeddings.weight',
     'Qformer.cls.predictions.decoder.bias': 'Qformer.cls.predictions.bias',
 }
+_TEXT = ('qformer.word_embeddings', 'qformer.position_embeddings', 'qformer.layers.{}.text_', 'itg_head.')
 # second names of a tied embedding: they stay in a file from which the frozen embedding itself was taken out
 _TIED = {
     'opt': ('opt_model.lm_head.weight', ),
@@ -63,11 +65,13 @@ def layout(vision: str = 'eva', language: str | None = None, leaks: tuple[str, .
         leaks: See :class:`Layout`.
     """
     table = {**_VISION[vision], **_SHARED}
+    if language == 'opt':  # its Q-Former reads no text, while InstructBLIP's does
+        table = {theirs: ours for theirs, ours in table.items() if not ours.startswith(_TEXT)}
     if language:
         table[f'{language}_proj.*'] = 'language_projection.*'
         table[f'{language}_model.**'] = 'language_model.model.**'
     return Layout(
-        'LAVIS', f'{language}_proj' if language else 'stage 1 or retrieval', table, vision_norm_eps=1e-5,
+        'LAVIS', f'with {language}_proj' if language else 'stage 1 or retrieval', table, vision_norm_eps=1e-5,
         bias='full' if vision == 'clip' else 'split',
         buffers=('Qformer.bert.embeddings.position_ids', 'llm_model.**.rotary_emb.inv_freq'), aliases=_ALIASES,
         leaks=leaks, flat={'visual_encoder.class_embedding': 1, 'visual_encoder.positional_embedding': 2},
@@ -89,4 +93,11 @@ def recognise(keys: Iterable[str]) -> Layout | None:
 
 def to_write(keys: Iterable[str], language: str | None = None) -> Layout:
     """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`."""
-    return layout('clip' if 'vision.pre_norm.weight' in set(keys) else 'eva', language)
+    keys = set(keys)
+    if language not in (None, *_TIED):
+        raise CheckpointError(f'language is {language!r}, and LAVIS calls its language models '
+                              f'{", ".join(map(repr, _TIED))}')
+    if language is None and 'language_projection.weight' in keys:
+        raise CheckpointError("LAVIS names the projection after the language model: say which with language='opt', "
+                              "'t5' or 'llm' (Vicuna)")
+    return layout('clip' if 'vision.pre_norm.weight' in keys else 'eva', language)

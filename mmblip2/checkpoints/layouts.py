@@ -4,14 +4,15 @@ The rules are tried in this order, and the first that applies decides:
 
 1. a key of ours (``qformer.queries``, ``vision_norm.*`` ...): none of the others;
 2. ``Qformer.bert.*`` or ``ln_vision.*``: LAVIS; by ``opt_proj``, ``t5_proj``, ``llm_proj`` stage 2, else stage 1;
-3. ``query_tokens`` and ``multimodal_backbone.bert.*``: mmpretrain; with the temperature, the text or the matching head,
-   or the head that writes text it is retrieval, else caption or VQA;
+3. ``query_tokens`` and ``multimodal_backbone.bert.*``: mmpretrain; with the temperature, the text projection or the
+   matching head it is retrieval, else caption or VQA;
 4. ``query_tokens`` and ``qformer.encoder.*``: transformers, whose class the heads tell; and the bare keys of
    ``Blip2QFormerModel`` and ``Blip2VisionModel``;
 5. anything else is none of them: a vision encoder alone, BLIP, a language model.
 """
 from collections.abc import Iterable
 
+from ..errors import CheckpointError
 from . import huggingface, lavis, mmpretrain
 from .keymap import Converted, Layout, strip, without_wrapper
 
@@ -50,5 +51,10 @@ def to_write(name: str, keys: Iterable[str], **what) -> Layout:
 
     Returns:
         Layout: With ``from_ours``.
+
+    Raises:
+        CheckpointError: Another ``name``, ``language`` or ``kind``, or ``language`` is needed and not said.
     """
+    if name not in _PROJECTS:
+        raise CheckpointError(f'layout {name!r} is unknown, expected one of {", ".join(_PROJECTS)}')
     return _PROJECTS[name].to_write(list(keys), **what)

@@ -51,8 +51,8 @@ def recognise(keys: Iterable[str]) -> Layout | None:
     keys = strip(keys)
     if 'query_tokens' not in keys or not any(key.startswith('multimodal_backbone.bert.') for key in keys):
         return None
-    heads = ('text_neck.', 'multimodal_head.', 'multimodal_backbone.cls.')  # only retrieval has them
-    return RETRIEVAL if 'temp' in keys or any(key.startswith(heads) for key in keys) else GENERATION
+    heads = ('temp', 'text_neck.', 'multimodal_head.')  # only retrieval has them
+    return RETRIEVAL if any(key.startswith(heads) for key in keys) else GENERATION
 
 
 def to_write(keys: Iterable[str]) -> Layout:
