@@ -18,7 +18,8 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
 
     Args:
         model (str | Path | Config): A checkpoint of ours (its config is inside), a work directory (its newest
-            checkpoint), or a config: a file, or the name of one that comes with the package.
+            checkpoint), a Hugging Face folder (see ``mmblip2.checkpoints.huggingface_config``), or a config: a file,
+            or the name of one that comes with the package.
         pretrained (str, optional): With a config: the checkpoint, or work directory, to load.
         device (str, optional): Default: the GPU if there is one, otherwise the CPU.
 
@@ -34,6 +35,7 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
     from mmengine.registry import DefaultScope
 
     from mmblip2.checkpoints import io
+    from mmblip2.checkpoints.huggingface_config import config_from_folder, is_huggingface_folder
     from mmblip2.registry import MODELS
     from mmblip2.utils.config_check import load_config
     from mmblip2.utils.paths import find_config
@@ -46,7 +48,7 @@ def get_model(model, pretrained: str | None = None, device: str | None = None):
             raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
         pretrained = str(model)
         checkpoint = io.read_checkpoint(model)
-        cfg = config_inside(checkpoint['meta'], model)
+        cfg = config_from_folder(model) if is_huggingface_folder(model) else config_inside(checkpoint['meta'], model)
     else:
         cfg = model if isinstance(model, Config) else load_config(model)
         if pretrained is None:

@@ -11,7 +11,7 @@ from .inert import RefusedPickle, load_inert, without_stand_ins
 
 _WHOLE = ('model.safetensors', 'pytorch_model.bin')  # the first that is there is taken
 _INDEX = tuple(f'{name}.index.json' for name in _WHOLE)
-FOLDER_FILES = 'model.safetensors, pytorch_model.bin, or the shards and the index.json of one of them'
+FOLDER_FILES = 'model.safetensors, pytorch_model.bin, or shards with their index.json'
 
 
 def weights_file(folder):
@@ -64,15 +64,15 @@ def _read_shards(index, map_location, mapped):
         raise CheckpointError(f'{index} names the shard {outside[0]!r}, which is not a file in its folder: refused')
     missing = [name for name in shards if not (index.parent / name).is_file()]
     if missing:
-        raise CheckpointError(f'{index.parent} lacks {len(missing)} of the {len(shards)} shards that {index.name} names, '
-                              f'first {missing[0]}: copy or download the whole folder again')
-    tensors = {}
+        raise CheckpointError(f'{index.parent} lacks {len(missing)} of the {len(shards)} shards that {index.name} '
+                              f'names, first {missing[0]}: copy or download the whole folder again')
+    tensors: dict[str, torch.Tensor] = {}
     for name in shards:
         content = read_file(index.parent / name, map_location, mapped)
         absent = [key for key, shard in places.items() if shard == name and key not in content]
         if absent:
-            raise CheckpointError(f'{index} says that {absent[0]} is in {name}, and {len(absent)} such tensors are not: '
-                                  'the index and the shards are not of one model. Copy or download them again')
+            raise CheckpointError(f'{index} says that {absent[0]} is in {name}, and {len(absent)} such tensors are '
+                                  'not: the index and the shards are not of one model. Copy or download them again')
         tensors.update((key, content[key]) for key, shard in places.items() if shard == name)
     return tensors
 

@@ -6,11 +6,19 @@ refused by its name. Settings that a file leaves out have the values that transf
 """
 import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError, first_lines
 
-CLASSES = ('Blip2ForConditionalGeneration', 'Blip2Model', 'Blip2ForImageTextRetrieval',
-           'InstructBlipForConditionalGeneration')
+_GENERATORS = ('Blip2ForConditionalGeneration', 'Blip2Model', 'InstructBlipForConditionalGeneration')
+# of the others: the sections of their config.json that they build; one without sections is a section itself
+_PARTS = {'Blip2ForImageTextRetrieval': ('vision_config', 'qformer_config'),
+          'Blip2VisionModelWithProjection': ('vision_config', 'qformer_config'),
+          'Blip2TextModelWithProjection': ('qformer_config', ),
+          'Blip2VisionModel': ('vision_config', ), 'Blip2QFormerModel': ('qformer_config', )}
+_BARE = ('Blip2VisionModel', 'Blip2QFormerModel')
+_READ_TEXT = ('Blip2ForImageTextRetrieval', 'Blip2TextModelWithProjection', 'InstructBlipForConditionalGeneration')
+CLASSES = (*_GENERATORS, *_PARTS)
 INSTRUCTION = 'A short image description.'  # what InstructBLIP is asked for a caption in its paper
 
 # Settings by transformers' names: (our name, value where the file leaves it out)
@@ -52,6 +60,7 @@ _GENERATION = ('do_sample', 'early_stopping', 'length_penalty', 'max_new_tokens'
 _NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version', '_name_or_path', 'tie_word_embeddings',
                 'scale_decoder_outputs')  # of a language model, or set by rules below
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt')
 _FILTERS = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic', 4: 'box', 5: 'hamming'}  # Pillow's numbers
 
 
@@ -76,7 +85,9 @@ def config_from_folder(path):
 
     Returns:
         Config: ``model``, whose frozen parts take their weights from the folder, and
-        ``test_dataloader.dataset.pipeline``, which prepares an image as the folder's processor does.
+        ``test_dataloader.dataset.pipeline``, which prepares an image as the folder's processor does. The type of the
+        model is ``Blip2Generation`` (Blip2ForConditionalGeneration, Blip2Model, InstructBLIP), ``Blip2Representation``
+        (Blip2ForImageTextRetrieval) or, for the classes that are a part of BLIP-2, ``Blip2Features``.
 
     Raises:
         CheckpointError: No such folder, or one of its files cannot be read.
@@ -101,6 +112,9 @@ class _Reader:
             raise CheckpointError(f'{folder} has no config.json: give the folder that save_pretrained of transformers '
                                   'wrote, or a model as downloaded from its hub')
         self.kind = self.class_name()
+        bare = _PARTS[self.kind][0] if self.kind in _BARE else None
+        self.sections = {name: self.config if name == bare else dict(self.config.get(name) or {})
+                         for name in ('vision_config', 'qformer_config', 'text_config')}
 
     def read(self, name):
         """The content of a JSON file of the folder, or an empty dict."""
@@ -138,7 +152,7 @@ class _Reader:
 
     def part(self, name, table, only, others=(), dropouts=()):
         """Settings of a part by our names."""
-        given = dict(self.config.get(name) or {})
+        given = dict(self.sections[name])
         settings = {ours: given.pop(theirs, default) for theirs, (ours, default) in table.items()}
         for key, value in only.items():
             if given.get(key, value) != value:
@@ -158,24 +172,32 @@ class _Reader:
 
     def model(self):
         """``model`` and pipeline of our config."""
-        self.unknown(self.config, _OTHER_TOP, 'config.json')
+        if self.kind not in _BARE:
+            self.unknown(self.config, _OTHER_TOP, 'config.json')
         if 'quantization_config' in self.config:
             self.problems.append('quantised weights cannot be read: take the folder with the full ones')
         vision, qformer = self.vision(), self.qformer()
         preprocessor, resize = self.processor(vision['image_size'])
-        model = dict(data_preprocessor=preprocessor, vision=dict(vision, weights=str(self.folder)), qformer=qformer,
-                     vision_norm_eps=vision['eps'])
-        task = []
+        parts = _PARTS.get(self.kind, ('vision_config', 'qformer_config'))
+        model, task = dict(type='Blip2Features', data_preprocessor=preprocessor), []
+        if 'vision_config' in parts:
+            model.update(vision=vision, vision_norm_eps=vision['eps'])
+        if 'qformer_config' in parts:
+            model['qformer'] = qformer
+        if self.kind not in _BARE and self.kind not in _GENERATORS:
+            model['embed_dim'] = self.config.get('image_text_hidden_size', 256)
+        if self.kind in _READ_TEXT:
+            instruct = self.kind.startswith('Instruct')
+            model.update(self.text_half(qformer, self.folder / 'qformer_tokenizer' if instruct else self.folder))
         if self.kind == 'Blip2ForImageTextRetrieval':
-            model.update(type='Blip2Representation', embed_dim=self.config.get('image_text_hidden_size', 256),
-                         frozen=['vision'], **self.text_half(self.folder))
-        else:
+            model.update(type='Blip2Representation', frozen=['vision'])
+        elif self.kind in _GENERATORS:
             model.update(type='Blip2Generation', frozen=['vision', 'language_model'], **self.language_model())
-            prompt = dict(prompt='')
-            if self.kind.startswith('Instruct'):
-                model.update(self.text_half(self.folder / 'qformer_tokenizer'))
-                prompt = dict(prompt=INSTRUCTION, qformer_text=INSTRUCTION)
-            task = [dict(type='CaptionPrompt', **prompt)]
+            instruction = INSTRUCTION if self.kind in _READ_TEXT else None
+            task = [dict(type='CaptionPrompt', **(dict(prompt=instruction, qformer_text=instruction) if instruction
+                                                  else dict(prompt='')))]
+        if 'vision' in model.get('frozen', ()):
+            vision['weights'] = str(self.folder)
         return model, [dict(type='LoadImage'), *resize, *task, dict(type='PackInputs')]
 
     def vision(self):
@@ -194,23 +216,37 @@ class _Reader:
     def qformer(self):
         others = ('vocab_size', 'use_qformer_text_input', 'encoder_hidden_size', 'attention_probs_dropout_prob')
         settings = self.part('qformer_config', _QFORMER, _ONLY_QFORMER, others)
-        given = self.config.get('qformer_config') or {}
+        given = self.sections['qformer_config']
         dropout = given.get('attention_probs_dropout_prob', 0.1)
         if dropout != settings['dropout']:
             self.notes.append(f'qformer_config.attention_probs_dropout_prob={dropout} would matter in training only; '
                               f'both dropouts are {settings["dropout"]} here')
-        reads_text = self.kind.startswith('Instruct') or self.kind == 'Blip2ForImageTextRetrieval'
-        if self.kind == 'Blip2ForImageTextRetrieval' and not given.get('use_qformer_text_input', False):
+        reads_text = self.kind in _READ_TEXT
+        if reads_text and not self.kind.startswith('Instruct') and not given.get('use_qformer_text_input', False):
             self.problems.append('qformer_config.use_qformer_text_input is False, with which no text can be read')
-        return dict(type='QFormer', vision_width=(self.config.get('vision_config') or {}).get('hidden_size', 1408),
-                    num_query=self.config.get('num_query_tokens', 32),
+        width = self.sections['vision_config'].get('hidden_size', 1408)
+        if self.kind == 'Blip2QFormerModel':
+            width = given.get('encoder_hidden_size', 1408)
+        return dict(type='QFormer', vision_width=width,
+                    num_query=None if self.kind == 'Blip2QFormerModel' else self.config.get('num_query_tokens', 32),
                     vocab_size=given.get('vocab_size', 30522) if reads_text else None, **settings)
 
-    def text_half(self, tokenizer):
+    def text_half(self, qformer, tokenizer):
         """Arguments of a model whose Q-Former reads text; cut only where its positions end, as in transformers."""
-        given = self.config.get('qformer_config') or {}
-        return dict(tokenizer=dict(type='BertTokenizer', path=str(tokenizer)),
-                    max_text_len=given.get('max_position_embeddings', 512))
+        from ..models.tokenizers import BertTokenizer
+        settings = dict(type='BertTokenizer', path=str(tokenizer))
+        if not has_tokenizer(tokenizer):
+            settings = self.no_tokenizer(tokenizer, qformer['vocab_size'])
+        elif len(BertTokenizer(str(tokenizer))) == qformer['vocab_size'] + 1:
+            qformer['vocab_size'] += 1  # [DEC], which ITC and ITM do not read
+            self.notes.append('the tokenizer has no [DEC]; its row of the word embeddings is new')
+        return dict(tokenizer=settings, max_text_len=qformer['max_positions'])
+
+    def no_tokenizer(self, folder, size):
+        """Config of what stands in for a tokenizer without files."""
+        self.notes.append(f'no tokenizer in {folder}: the model has features, but cannot read or write text. '
+                          'Save the processor into the folder too')
+        return dict(type='SizeOnlyTokenizer', size=size)
 
     # ------------------------------------------------------------------------------- the language model
 
@@ -220,7 +256,7 @@ class _Reader:
 
         from ..compat import obey_newer_config
         from ..models.hub import refuse_code
-        text = dict(self.config.get('text_config') or {})
+        text = dict(self.sections['text_config'])
         refuse_code(text, f'text_config of {self.folder}')
         model_type = text.pop('model_type', 'opt')
         try:
@@ -246,9 +282,13 @@ class _Reader:
                 'projects the queries to the latter, embeds text in the former, and so mixes the images of a batch; '
                 'such a model has no right answer to be reproduced')
         seq2seq = bool(config.is_encoder_decoder)
-        language_model = dict(type='Seq2SeqLM' if seq2seq else 'CausalLM', config=settings,
-                              tokenizer=str(self.folder), dtype=self.dtype(seq2seq), weights=str(self.folder))
+        language_model: dict[str, Any] = dict(type='Seq2SeqLM' if seq2seq else 'CausalLM', config=settings,
+                                              dtype=self.dtype(seq2seq), weights=str(self.folder))
         generation = self.generation()
+        if not has_tokenizer(self.folder):
+            language_model['tokenizer'] = self.no_tokenizer(self.folder, config.vocab_size)
+            return dict(language_model=language_model)
+        language_model['tokenizer'] = str(self.folder)
         ends = text.get('eos_token_id', self.read('generation_config.json').get('eos_token_id', config.eos_token_id))
         self.ends(ends if isinstance(ends, list) else [ends], seq2seq, language_model, generation)
         arguments = dict(language_model=language_model)
@@ -274,7 +314,7 @@ class _Reader:
 
     def dtype(self, seq2seq):
         """Type of the language model's weights in the file."""
-        said = [settings.get(key) for settings in (self.config, self.config.get('text_config') or {})
+        said = [settings.get(key) for settings in (self.config, self.sections['text_config'])
                 for key in ('dtype', 'torch_dtype')]
         dtype = next((str(name).removeprefix('torch.') for name in said if name), 'float32')
         if dtype not in ('float32', 'bfloat16', 'float16'):
@@ -295,10 +335,7 @@ class _Reader:
     def ends(self, ids, seq2seq, language_model, generation):
         """Which tokens end a text; transformers obeys the text_config, its own defaults included."""
         from ..compat import read_tokenizer
-        try:
-            tokenizer = read_tokenizer(str(self.folder))
-        except (OSError, ValueError):
-            return  # the language model will say which files it misses
+        tokenizer = read_tokenizer(str(self.folder))
         if ids[0] is None or (len(ids) == 1 and ids[0] == tokenizer.eos_token_id and seq2seq):
             return
         if len(ids) > 1 or seq2seq:
@@ -345,6 +382,11 @@ class _Reader:
         if resample != 3:
             resize['filter'] = _FILTERS.get(resample)
         return preprocessor, [resize]
+
+
+def has_tokenizer(folder) -> bool:
+    """Whether a folder has a tokenizer's files; without, transformers 5 makes one that knows no words."""
+    return any(Path(folder, name).is_file() for name in _TOKENIZER_FILES)
 
 
 def tensor_names(folder) -> set[str]:

@@ -161,9 +161,8 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
         training = find_checkpoints(path)
         file = training[0] if training else weights_file(path)
         if file is None:
-            raise CheckpointError(f'{path} is a folder without a checkpoint, neither of a training (iter_*.pth, '
-                                  f'epoch_*.pth) nor of transformers ({FOLDER_FILES}): give the work directory of a '
-                                  'training, the folder of a model, or a file')
+            raise CheckpointError(f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth; {FOLDER_FILES}): '
+                                  'give the work directory of a training, the folder of a model, or a file')
     content = read_file(file, map_location, mapped)
     if not isinstance(content, dict):
         raise CheckpointError(f'{file} holds a {type(content).__name__}, expected a dict of tensors')
@@ -445,7 +444,7 @@ def load_weights(module, path, prefix=''):
     return report
 
 
-def load_strict(model, checkpoint, path, adapt=True):
+def load_strict(model, checkpoint, path, adapt=True, parts=False):
     """Fill everything that is not frozen, for test and resume.
 
     A file of another project may lack what that project does not have, which ``report.new`` names; a part that such a
@@ -457,6 +456,8 @@ def load_strict(model, checkpoint, path, adapt=True):
         path (str | Path): For messages.
         adapt (bool): Let the parts adapt the weights (positions of another image size). A resumed training must
             not: the optimizer's state has the shapes of the file.
+        parts (bool): Take also a file of a transformers class that is only a part of the model (the vision encoder,
+            the Q-Former ...); ``report.new`` names the rest, which is of no use then.
 
     Returns:
         LoadReport: What was done.
@@ -470,16 +471,18 @@ def load_strict(model, checkpoint, path, adapt=True):
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     trained, brought = _without_frozen(model, checkpoint, expected)
     trained, notes, resized = _adapted(model, trained) if adapt else (trained, [], [])
-    lacks = checkpoint['layout'].may_lack if 'layout' in checkpoint else ()
-    filled = tuple(f'{name}.' for name, part in model.named_children() if getattr(part, 'weights_source', None))
+    layout = checkpoint.get('layout')
+    lacks = layout.may_lack if layout and parts else layout.loses if layout else ()
+    built = tuple(f'{name}.' for name, part in model.named_children()
+                  if layout and getattr(part, 'weights_source', None)
+                  and not any(key.startswith(f'{name}.') for key in trained))
 
     def may_lack(key):
-        part = key.startswith(('vision.', 'language_model.'))
-        return any(fnmatch(key, pattern) for pattern in lacks) and (not part or key.startswith(filled))
+        return key.startswith(built) or any(fnmatch(key, pattern) for pattern in lacks)
 
     report = _match(expected, trained, path, checkpoint, getattr(model, 'droppable', ()), may_lack)
-    kept = [key for key in report.new if key.startswith(('vision.', 'language_model.'))]
-    report.new = [key for key in report.new if key not in set(kept)]
+    kept = {key for key in report.new if key.startswith(built)}
+    report.new = [key for key in report.new if key not in kept]
     for name in sorted({key.split('.')[0] for key in kept}):
         report.notes.append(f'{name}: not in the file, from {getattr(model, name).weights_source}')
     report.interpolated += resized
@@ -496,7 +499,8 @@ def _without_frozen(model, checkpoint, expected):
     A file of another project may bring them. The part has its own already: those of this file if it was built so (see
     ``mmblip2.checkpoints.parts``).
     """
-    frozen, notes = _frozen_keys(model), []
+    frozen = _frozen_keys(model)
+    notes: list[str] = []
     state = {key: value for key, value in checkpoint['state_dict'].items() if key not in frozen}
     if checkpoint['format'] == FORMAT:
         return state, notes

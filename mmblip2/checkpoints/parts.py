@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import nn
 
-from ..errors import CheckpointError
 from .io import FORMAT, chosen, folder_config, load_entries, load_strict, read_checkpoint
 
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt')
@@ -18,13 +17,14 @@ _DRAWS = ('uniform_', 'normal_', 'trunc_normal_', 'kaiming_uniform_', 'kaiming_n
           'xavier_normal_')
 
 
-def build_filled(model_cfg, source):
+def build_filled(model_cfg, source, parts=False):
     """Build a model for inference and fill it from a checkpoint.
 
     Args:
         model_cfg (dict): The ``model`` of a config.
         source (str | Path | dict): What :func:`mmblip2.checkpoints.io.read_checkpoint` takes; or with its result as
             'content', dict(checkpoint=..., content=...).
+        parts (bool): See :func:`mmblip2.checkpoints.io.load_strict`.
 
     Returns:
         tuple: The model, the :class:`LoadReport`, and the ``model_cfg`` that it was built from.
@@ -42,7 +42,7 @@ def build_filled(model_cfg, source):
     model_cfg, notes = parts_from(model_cfg, entry)
     with DefaultScope.overwrite_default_scope('mmblip2'), without_drawing(model_cfg):
         model = MODELS.build(model_cfg)
-    report = load_strict(model, entry['content'], entry['checkpoint'])
+    report = load_strict(model, entry['content'], entry['checkpoint'], parts=parts)
     report.notes = notes + report.notes
     return model, report, model_cfg
 
@@ -52,8 +52,8 @@ def parts_from(model_cfg, load_from):
 
     - The vision encoder: frozen, its ``weights`` are the file; trained, it needs none, as the file fills it.
     - The language model of a folder: ``model`` is the folder, with the architecture and vocabulary that it has there;
-      of another file: ``weights`` is the file. Its tokenizer, and that of the Q-Former, are those of the folder where it
-      has them.
+      of another file: ``weights`` is the file. Its tokenizer, and that of the Q-Former, are those of the folder where
+      it has them.
     - ``vision_norm_eps``, which belongs to the weights, is that of the project, unless the config says it.
 
     Args:
@@ -73,7 +73,7 @@ def parts_from(model_cfg, load_from):
         return model_cfg, []
     cfg = copy.deepcopy(model_cfg)
     frozen = cfg.get('frozen', inspect.signature(kind).parameters['frozen'].default)
-    notes = []
+    notes: list[str] = []
     for entry in load_entries(load_from):
         checkpoint = entry.get('content') or read_checkpoint(entry['checkpoint'])
         keys = chosen(checkpoint['state_dict'], entry)
