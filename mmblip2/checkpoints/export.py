@@ -16,7 +16,7 @@ import torch
 from ..compat import read_tokenizer
 from ..errors import CheckpointError, ConfigError
 from . import io, layouts, stream
-from .sources import locate
+from .sources import find, locate
 
 _NOT_OF_TEXT_CONFIG = ('_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version',
                        '_attn_implementation', '_attn_implementation_internal', '_attn_implementation_autoset')
@@ -39,16 +39,18 @@ class Whole:
     notes: list[str] = field(default_factory=list)
 
 
-def assemble(cfg, checkpoint):
+def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), optional=False):
     """Collect the tensors of a model: what was trained from its checkpoint, frozen parts from where the config has
     them, unless the checkpoint has them too.
 
     Args:
         cfg (Config): With ``model``.
         checkpoint (str | Path): Whatever :func:`io.read_checkpoint` takes.
+        parts (Sequence[str]): The frozen parts that are wanted.
+        optional (bool): Do without a frozen part that is neither in ``checkpoint`` nor on this machine.
 
     Returns:
-        Whole: Complete; every shape is the model's.
+        Whole: All that is wanted; every shape is the model's.
 
     Raises:
         CheckpointError: Something is missing, unknown or of another shape; or a frozen part is not the one that the
@@ -59,32 +61,39 @@ def assemble(cfg, checkpoint):
     model = build_on_meta(cfg.model)
     content = io.read_checkpoint(checkpoint)
     state, sources, notes = dict(content['state_dict']), [Path(checkpoint)], []
-    read = []
+    read, absent = {}, []
     for name in model.frozen_parts():
-        if not any(key.startswith(f'{name}.') for key in state):
-            source = _source(cfg.model[name], name)
-            sources.append(source)
-            state.update(_part(getattr(model, name), name, source))
-            read.append(name)
+        if any(key.startswith(f'{name}.') for key in state):
+            continue
+        source = _source(cfg.model[name], name, optional) if name in parts else None
+        if source is None:
+            absent.append(f'{name}.')
+            continue
+        sources.append(source)
+        read[name] = source
+        state.update(_part(getattr(model, name), name, source))
     state, adapted, _ = io._adapted(model, state)
     notes += adapted
     if hasattr(model, 'language_model'):
         _untie(model.language_model, state)
-    expected = model.state_dict(keep_vars=True)
+    expected = {key: value for key, value in model.state_dict(keep_vars=True).items()
+                if not key.startswith(tuple(absent))}
     state, cut = _complete(expected, state, getattr(model, 'droppable', ()), ' and '.join(map(str, sources)))
-    notes += cut
-    for name in read:
+    whole = Whole(model, state, sources, notes + cut)
+    for name, source in read.items():
         was = content['meta'].get('frozen', {}).get(name)
-        if was is not None and was['sha256'] != _fingerprint(model, name, state, sources):
-            raise CheckpointError(f'the frozen part {name!r} in {_source(cfg.model[name], name)} is not the one that '
-                                  f'{checkpoint} was trained with (from {was["source"]}, sha256 '
-                                  f'{was["sha256"][:12]}): give model.{name} the original weights')
-    return Whole(model, state, sources, notes)
+        if was is not None and was['sha256'] != fingerprint_of(whole, name):
+            raise CheckpointError(f'the frozen part {name!r} in {source} is not the one that {checkpoint} was trained '
+                                  f'with (from {was["source"]}, sha256 {was["sha256"][:12]}): give model.{name} the '
+                                  'original weights')
+    return whole
 
 
-def _source(part, name):
-    """Path of a frozen part's weights."""
+def _source(part, name, optional):
+    """Path of a frozen part's weights, or None if there is none and that is allowed."""
     source = part.get('weights') or part.get('model')
+    if optional:
+        return find(source)[0] if source is not None else None
     if source is None:
         raise ConfigError(f'the frozen part {name!r} has no weights in the config: give them in model.{name}, or a '
                           'checkpoint that holds them')
@@ -147,20 +156,20 @@ def _has_more_rows(table, wanted):
     return table.dim() == wanted.dim() == 2 and table.size(1) == wanted.size(1) and len(table) > len(wanted)
 
 
-def _fingerprint(model, name, state, sources):
-    """What :func:`fingerprint` would say of a part that was built."""
+def fingerprint_of(whole, name):
+    """What ``fingerprint`` would say of a part, were it built."""
     from ..models.algorithms.base import _before_resize, digest
-    part = getattr(model, name).state_dict(keep_vars=True)
+    part = getattr(whole.model, name).state_dict(keep_vars=True)
     first: dict[int, str] = {}
-    original = _before_resize(getattr(model, name))
+    for key, value in part.items():
+        first.setdefault(id(value), key)
+    original = _before_resize(getattr(whole.model, name))
 
     def tensors():
-        for key in part:
-            first.setdefault(id(part[key]), key)
         for key in sorted(part):
-            value = original.get(key, state[f'{name}.{first[id(part[key])]}'])
+            value = original[key] if key in original else whole.state[f'{name}.{first[id(part[key])]}']
             yield key, value.to(part[key].dtype)
-            stream.give_back(sources)
+            stream.give_back(whole.sources)
 
     return digest(tensors())
 

@@ -29,6 +29,7 @@ from .sources import locate
 
 FORMAT = 'mmblip2/1'
 EXTRA = 'mmblip2_extra.safetensors'  # beside an export to transformers: what its layout has no place for
+EXTRA_KEY = 'mmblip2_extra'  # the same inside a file for LAVIS or mmpretrain
 
 
 def _some(names, limit=5):
@@ -185,8 +186,10 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
         index = folder_config(path).get('image_token_index')
         meta = {} if index is None else dict(image_token_index=index)
     result = _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
-    if path.is_dir() and (path / EXTRA).is_file():
-        result['state_dict'].update(read_file(path / EXTRA, map_location, mapped))
+    extra = read_file(path / EXTRA, map_location, mapped) if path.is_dir() and (path / EXTRA).is_file() else \
+        content.get(EXTRA_KEY)
+    if isinstance(extra, dict):
+        result['state_dict'].update(extra)
     return result
 
 

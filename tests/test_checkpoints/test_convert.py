@@ -1,0 +1,113 @@
+"""There and back between the layouts, bit for bit, in the memory of one file."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmblip2.apis import get_model
+from mmblip2.checkpoints import io
+from mmblip2.checkpoints.convert import convert
+from mmblip2.checkpoints.stream import write_safetensors
+from mmblip2.errors import CheckpointError, ConfigError
+
+pytest.importorskip('transformers')
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from test_export import Pair, draw_images, exported, folders, make  # noqa: E402
+
+__all__ = ['exported', 'folders']  # the fixtures
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def assert_same(one, other):
+    """Two state dicts, bit for bit."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert value.dtype == other[key].dtype and torch.equal(value, other[key]), key
+
+
+def texts(model, instruct=False):
+    pair = object.__new__(Pair)
+    pair.instruct = instruct
+    return [sample.pred_text for sample in model.predict(draw_images(), pair.samples())]
+
+
+# ------------------------------------------------------------------------------------------ round trips
+
+@pytest.mark.parametrize('kind', ['opt', 't5', 'llama', 'instruct-llama', 'retrieval'])
+@pytest.mark.parametrize('to', ['lavis', 'mmpretrain', 'huggingface'])
+def test_there_and_back_is_exact(exported, tmp_path, kind, to):
+    cfg, model, folder, _ = exported(kind)
+    if to == 'mmpretrain' and kind == 'instruct-llama':
+        with pytest.raises(CheckpointError, match='mmpretrain .* has no place for'):
+            convert(folder.parent / 'trained.pth', tmp_path / 'there', to)
+        return
+    trained = io.read_checkpoint(folder.parent / 'trained.pth')
+    if to == 'huggingface':
+        there = folder
+    else:
+        there = tmp_path / 'there.pth'
+        convert(folder.parent / 'trained.pth', there, to)
+    name = dict(lavis='LAVIS', mmpretrain='mmpretrain', huggingface='transformers')[to]
+    assert io.read_checkpoint(there)['format'] == name
+    convert(there, tmp_path / 'back.pth', 'mmblip2', config=None if to == 'huggingface' else cfg)
+    back = torch.load(tmp_path / 'back.pth', weights_only=True)
+    assert_same(trained['state_dict'], back['state_dict'])
+    if to == 'huggingface':
+        assert {entry['source'] for entry in back['meta']['frozen'].values()} == {str(folder)}
+    else:  # the parts are those of the config, and the record says what was hashed when they were built
+        assert back['meta']['frozen'] == trained['meta']['frozen']
+    if kind != 'retrieval':
+        restored = get_model(tmp_path / 'back.pth', device='cpu')
+        restored.generation = model.generation = dict(num_beams=1, max_new_tokens=10)
+        assert texts(restored, kind.startswith('instruct')) == texts(model, kind.startswith('instruct'))
+
+
+@pytest.mark.parametrize('kind', ['opt', 't5', 'instruct-llama', 'retrieval'])
+def test_folder_to_ours_and_back_is_exact(exported, tmp_path, kind):
+    _, _, folder, _ = exported(kind)
+    lines = convert(folder, tmp_path / 'ours.pth', 'mmblip2', split=True)
+    assert (tmp_path / 'ours_vision.pth').is_file() and str(tmp_path / 'ours_vision.pth') in lines[1]
+    assert (tmp_path / 'ours_language_model.pth').is_file() == (kind != 'retrieval')
+    back = tmp_path / 'back'
+    convert(tmp_path / 'ours.pth', back, 'huggingface')
+    for name in ('model.safetensors', io.EXTRA):
+        present = (back / name).is_file()
+        assert present == (name == 'model.safetensors' or kind == 'retrieval')
+    one, other = raw(folder), raw(back)
+    assert_same(one, other)
+    get_model(tmp_path / 'ours.pth', device='cpu')  # checks the record of the frozen parts
+
+
+def raw(folder):
+    """All tensors of a folder by their names there."""
+    from safetensors.torch import load_file
+    state = {}
+    for file in sorted(folder.glob('*.safetensors')):
+        state.update(load_file(file))
+    return state
+
+
+def test_bias_of_the_keys_is_left_out_and_said(exported, tmp_path):
+    _, _, folder, _ = exported('retrieval')
+    state = raw(folder)
+    key = 'vision_model.encoder.layers.0.self_attn.qkv.bias'
+    width = len(state[key]) // 3
+    assert not state[key][width:2 * width].any()
+    state[key][width:2 * width] = 1
+    other = tmp_path / 'other'
+    other.mkdir()
+    for file in folder.iterdir():
+        if file.suffix == '.json' and 'index' not in file.name:
+            (other / file.name).write_bytes(file.read_bytes())
+    write_safetensors({name: (value, value.dtype) for name, value in state.items()
+                       if name not in io.read_checkpoint(folder)['state_dict']}, other / 'model.safetensors')
+    lines = convert(other, tmp_path / 'ours.pth', 'mmblip2', split=True)
+    assert any("the keys' part of 1 attention biases is not zero; it is left out" in line for line in lines)
+    convert(tmp_path / 'ours.pth', tmp_path / 'back', 'huggingface')
+    state[key][width:2 * width] = 0
+    back = raw(tmp_path / 'back')
+    assert torch.equal(back[key], state[key])
