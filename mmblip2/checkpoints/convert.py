@@ -124,6 +124,7 @@ def _to_ours(content, source, out, cfg, split, force):
         found = assemble(cfg, source, optional=True)
         sources, notes = found.sources, notes + found.notes
         frozen = found.model.frozen_parts()
+        meta['lacks'] = found.lacks
         parts = {name: {key: value for key, value in found.state.items() if key.startswith(f'{name}.')}
                  for name in frozen}
         state = {key: value for key, value in found.state.items() if key.split('.')[0] not in frozen}

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ class Whole:
         state: Tensors by our names, one of several tied ones; mapped, and in the types of the files.
         sources: Files and folders that they are in.
         notes: Remarks for the reader, one a line.
+        lacks: Keys of the model that a file of its layout does not have (the temperature in one of transformers).
     """
     model: Any
     state: dict[str, torch.Tensor]
     sources: list[Path]
     notes: list[str] = field(default_factory=list)
+    lacks: list[str] = field(default_factory=list)
 
 
 def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), optional=False):
@@ -78,8 +81,9 @@ def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), opt
         _untie(model.language_model, state)
     expected = {key: value for key, value in model.state_dict(keep_vars=True).items()
                 if not key.startswith(tuple(absent))}
-    state, cut = _complete(expected, state, getattr(model, 'droppable', ()), ' and '.join(map(str, sources)))
-    whole = Whole(model, state, sources, notes + cut)
+    may_lack = content['layout'].may_lack if 'layout' in content else content['meta'].get('lacks', ())
+    whole = Whole(model, {}, sources, notes)
+    _complete(whole, expected, state, may_lack)
     for name, source in read.items():
         was = content['meta'].get('frozen', {}).get(name)
         if was is not None and was['sha256'] != fingerprint_of(whole, name):
@@ -126,30 +130,37 @@ def _untie(language, state):
         output.weight = torch.nn.Parameter(torch.empty_like(output.weight), output.weight.requires_grad)
 
 
-def _complete(expected, state, droppable, where):
-    """What fills ``expected``, one tensor of several tied ones, and notes; rows that a file has for more tokens are cut.
-    """
-    from fnmatch import fnmatch
+def _complete(whole, expected, state, may_lack):
+    """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding no
+    more rows than the model has."""
     first: dict[int, str] = {}
     names = {key: first.setdefault(id(value), key) for key, value in expected.items()}
-    result, notes = {}, []
+    where = ' and '.join(map(str, whole.sources))
     for key, value in expected.items():
-        if key in state and names[key] not in result:
-            found = state[key]
-            if key.startswith('language_model.') and _has_more_rows(found, value):
-                notes.append(f'{key}: the first {len(value)} of {len(found)} rows, as the model has')
-                found = found[:len(value)]
-            result[names[key]] = found
-            if found.shape != value.shape:
-                raise CheckpointError(f'{key} is {tuple(state[key].shape)} in {where} and {tuple(value.shape)} in the '
-                                      'model of the config: is it the config of this checkpoint?')
-    missing = [key for key in set(names.values()) if key not in result]
-    extra = [key for key in state if key not in expected and not any(fnmatch(key, name) for name in droppable)]
+        if key not in state or names[key] in whole.state:
+            continue
+        found = state[key]
+        if key.startswith('language_model.') and _has_more_rows(found, value):
+            whole.notes.append(f'{key}: the first {len(value)} of {len(found)} rows, as the model has')
+            found = found[:len(value)]
+        if found.shape != value.shape:
+            raise CheckpointError(f'{key} is {tuple(found.shape)} in {where} and {tuple(value.shape)} in the model of '
+                                  'the config: is it the config of this checkpoint?')
+        whole.state[names[key]] = found
+    missing = [key for key in expected if names[key] == key and key not in whole.state]
+    whole.lacks = [key for key in missing if not key.startswith(('vision.', 'language_model.')) and _any(key, may_lack)]
+    missing = [key for key in missing if key not in whole.lacks]
+    extra = [key for key in state if key not in expected and not _any(key, getattr(whole.model, 'droppable', ()))]
     if missing or extra:
-        raise CheckpointError(f'{where}: {len(missing)} tensors of the config\'s model are missing '
-                              f'({io._some(sorted(missing)) or "none"}), {len(extra)} are unknown to it '
+        raise CheckpointError(f"{where}: {len(missing)} tensors of the config's model are missing "
+                              f'({io._some(missing) or "none"}), {len(extra)} are unknown to it '
                               f'({io._some(extra) or "none"}): is it the config of this checkpoint?')
-    return {key: result[key] for key in expected if key in result}, notes
+    if whole.lacks:
+        whole.notes.append(f'not in {where}: {io._some(whole.lacks)}')
+
+
+def _any(key, patterns):
+    return any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def _has_more_rows(table, wanted):

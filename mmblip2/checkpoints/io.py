@@ -5,6 +5,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
     format            'mmblip2/1'
     meta              mmblip2_version, config (a dict: data, never run), iter, epoch, seed, cfg_filename,
                       frozen {part: {source, sha256, resized if the input size was another}}
+                      in a converted file lacks: keys that its source did not have
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name
     param_schedulers  list of state dicts
