@@ -81,7 +81,7 @@ def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), opt
         _untie(model.language_model, state)
     expected = {key: value for key, value in model.state_dict(keep_vars=True).items()
                 if not key.startswith(tuple(absent))}
-    may_lack = content['layout'].may_lack if 'layout' in content else content['meta'].get('lacks', ())
+    may_lack = content['layout'].loses if 'layout' in content else content['meta'].get('lacks', ())
     whole = Whole(model, {}, sources, notes)
     _complete(whole, expected, state, may_lack)
     for name, source in read.items():
@@ -148,7 +148,7 @@ def _complete(whole, expected, state, may_lack):
                                   'the config: is it the config of this checkpoint?')
         whole.state[names[key]] = found
     missing = [key for key in expected if names[key] == key and key not in whole.state]
-    whole.lacks = [key for key in missing if not key.startswith(('vision.', 'language_model.')) and _any(key, may_lack)]
+    whole.lacks = [key for key in missing if _any(key, may_lack)]
     missing = [key for key in missing if key not in whole.lacks]
     extra = [key for key in state if key not in expected and not _any(key, getattr(whole.model, 'droppable', ()))]
     if missing or extra:

@@ -448,7 +448,7 @@ def load_weights(module, path, prefix=''):
     return report
 
 
-def load_strict(model, checkpoint, path, adapt=True, parts=False):
+def load_strict(model, checkpoint, path, adapt=True):
     """Fill everything that is not frozen, for test and resume.
 
     A file of another project may lack what that project does not have, which ``report.new`` names; a part that such a
@@ -460,8 +460,6 @@ def load_strict(model, checkpoint, path, adapt=True, parts=False):
         path (str | Path): For messages.
         adapt (bool): Let the parts adapt the weights (positions of another image size). A resumed training must
             not: the optimizer's state has the shapes of the file.
-        parts (bool): Take also a file of a transformers class that is only a part of the model (the vision encoder,
-            the Q-Former ...); ``report.new`` names the rest, which is of no use then.
 
     Returns:
         LoadReport: What was done.
@@ -476,7 +474,7 @@ def load_strict(model, checkpoint, path, adapt=True, parts=False):
     trained, brought = _without_frozen(model, checkpoint, expected)
     trained, notes, resized = _adapted(model, trained) if adapt else (trained, [], [])
     layout = checkpoint.get('layout')
-    lacks = layout.may_lack if layout and parts else layout.loses if layout else ()
+    lacks = layout.loses if layout else checkpoint['meta'].get('lacks', ())
     built = tuple(f'{name}.' for name, part in model.named_children()
                   if layout and getattr(part, 'weights_source', None)
                   and not any(key.startswith(f'{name}.') for key in trained))

@@ -4,27 +4,28 @@ A folder of transformers has the vision encoder, the language model and the toke
 fine-tuning in LAVIS, the vision encoder. The config of the model is changed accordingly before it is built.
 """
 import contextlib
+import contextvars
 import copy
 import inspect
 from pathlib import Path
 
 from torch import nn
 
+from .huggingface_config import has_tokenizer
 from .io import FORMAT, chosen, folder_config, load_entries, load_strict, read_checkpoint
 
-_TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt')
 _DRAWS = ('uniform_', 'normal_', 'trunc_normal_', 'kaiming_uniform_', 'kaiming_normal_', 'xavier_uniform_',
           'xavier_normal_')
+_draws = contextvars.ContextVar('draws', default=True)
 
 
-def build_filled(model_cfg, source, parts=False):
+def build_filled(model_cfg, source):
     """Build a model for inference and fill it from a checkpoint.
 
     Args:
         model_cfg (dict): The ``model`` of a config.
         source (str | Path | dict): What :func:`mmblip2.checkpoints.io.read_checkpoint` takes; or with its result as
             'content', dict(checkpoint=..., content=...).
-        parts (bool): See :func:`mmblip2.checkpoints.io.load_strict`.
 
     Returns:
         tuple: The model, the :class:`LoadReport`, and the ``model_cfg`` that it was built from.
@@ -42,7 +43,7 @@ def build_filled(model_cfg, source, parts=False):
     model_cfg, notes = parts_from(model_cfg, entry)
     with DefaultScope.overwrite_default_scope('mmblip2'), without_drawing(model_cfg):
         model = MODELS.build(model_cfg)
-    report = load_strict(model, entry['content'], entry['checkpoint'], parts=parts)
+    report = load_strict(model, entry['content'], entry['checkpoint'])
     report.notes = notes + report.notes
     return model, report, model_cfg
 
@@ -107,11 +108,18 @@ def without_drawing(model_cfg):
     kept = {name: getattr(nn.init, name) for name in _DRAWS}
     for name in _DRAWS:
         setattr(nn.init, name, lambda tensor, *args, **kwargs: nn.init.zeros_(tensor))
+    token = _draws.set(False)
     try:
         yield
     finally:
+        _draws.reset(token)
         for name, function in kept.items():
             setattr(nn.init, name, function)
+
+
+def draws():
+    """False inside :func:`without_drawing`."""
+    return _draws.get()
 
 
 def _kind(model_cfg):
@@ -135,7 +143,7 @@ def _take_vision(cfg, checkpoint, keys, frozen, partly, notes):
         if not partly and vision.get('weights') is not None:
             notes.append(f'vision: {vision["weights"]} is not needed, the checkpoint has the vision encoder')
             vision['weights'] = None
-    elif checkpoint['format'] != FORMAT:
+    elif checkpoint['format'] != FORMAT and vision.get('weights') != checkpoint['path']:
         was = vision.get('weights')
         vision['weights'] = checkpoint['path']
         notes.append('vision: frozen, with the weights of the checkpoint' + (f' instead of {was}' if was else ''))
@@ -145,7 +153,7 @@ def _take_language_model(cfg, checkpoint, keys, notes):
     """The language model from ``checkpoint``, if it has one."""
     language, path = cfg.get('language_model'), checkpoint['path']
     inside = {key: value for key, value in keys.items() if key.startswith('language_model.')}
-    if not isinstance(language, dict) or not inside:
+    if not isinstance(language, dict) or not inside or language.get('weights') == path:
         return
     was = language.get('model')
     tokenizer = language.get('tokenizer') or was
@@ -172,14 +180,9 @@ def _take_tokenizer(cfg, checkpoint, notes):
         return
     folders = (path / 'qformer_tokenizer',) if 'language_model' in cfg else (path,)
     for folder in folders:
-        if has_tokenizer(folder):
+        if has_tokenizer(folder) and str(folder) != tokenizer.get('path'):
             notes.append(f'tokenizer: {folder} instead of {tokenizer.get("path")}')
             tokenizer['path'] = str(folder)
-
-
-def has_tokenizer(folder):
-    """Whether a folder has the files of a tokenizer."""
-    return any(Path(folder, name).is_file() for name in _TOKENIZER_FILES)
 
 
 def norm_eps(checkpoint):

@@ -125,7 +125,9 @@ def local_or_hub(source: str) -> str:
         source: A folder, a name on the hub, or a path that ends in a name of ``PUBLISHED``.
     """
     found, _ = find(source)
-    return str(found) if found is not None else _published(source)
+    if found is not None:
+        return str(found)
+    return source if Path(source).name == source else _published(source)  # a name alone is one of the hub's already
 
 
 def is_hub_name(name: str | Path) -> bool:

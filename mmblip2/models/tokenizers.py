@@ -43,13 +43,16 @@ class BertTokenizer:
     An ``<image>`` that a processor of transformers has added is taken out again: no table has a row for it.
 
     Args:
-        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name.
+        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name; of a path that is not there, the
+            last part may be a folder in ``MMBLIP2_WEIGHTS``, or 'bert-base-uncased'.
 
     Raises:
         ConfigError: If ``path`` cannot be read, or has no [CLS], [SEP] and [PAD].
     """
 
     def __init__(self, path: str):
+        from mmblip2.checkpoints.sources import local_or_hub
+        path = local_or_hub(path)
         try:
             tokenizer = _without_placeholder(read_tokenizer(path))
         except (OSError, ValueError) as error:

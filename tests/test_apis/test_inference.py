@@ -55,8 +55,10 @@ def test_caption_keys_for_one_and_for_many(tmp_path, tiny_parts, image):
     assert list(one) == ['pred_caption'] and isinstance(one['pred_caption'], str)
     model = get_model(path)
     assert inference_model(model, [image, Image.open(image)]) == [one, one]
-    with pytest.raises(ConfigError, match='writes captions: leave question out'):
-        inference_model(model, image, 'what is it?')
+    answer = inference_model(model, image, 'what is it?')  # zero-shot, with the default template
+    assert list(answer) == ['question', 'pred_answer'] and answer['question'] == 'what is it?'
+    with pytest.raises(ConfigError, match='prototype is for retrieval, and this Blip2Generation writes text'):
+        inference_model(model, image, prototype=['a'])
     with pytest.raises(ConfigError, match='built already'):
         inference_model(model, image, device='cpu')
 
