@@ -176,11 +176,13 @@ def fingerprint_of(whole, name):
         first.setdefault(id(value), key)
     original = _before_resize(getattr(whole.model, name))
 
+    memory = stream.GiveBack(whole.sources)
+
     def tensors():
         for key in sorted(part):
             value = original[key] if key in original else whole.state[f'{name}.{first[id(part[key])]}']
             yield key, value.to(part[key].dtype)
-            stream.give_back(whole.sources)
+            memory.used(stream.nbytes(value))
 
     return digest(tensors())
 

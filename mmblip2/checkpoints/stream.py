@@ -16,48 +16,53 @@ import torch
 from ..errors import CheckpointError
 from .io import sync_dir
 
-_STEP = 64 * 2**20  # bytes between two times of giving back
+_STEP = 16 * 2**20  # bytes between two times of giving back
 _DTYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
            torch.int64: 'I64', torch.int32: 'I32', torch.int16: 'I16', torch.int8: 'I8', torch.uint8: 'U8',
            torch.bool: 'BOOL'}
 
 
-def give_back(sources):
-    """Take the bytes of mapped files out of this process's memory; they are read again when they are used again.
+class GiveBack:
+    """Takes the bytes of mapped files out of this process's memory; they are read again when they are used again.
+
+    Where the system does not tell what is mapped (other than Linux), nothing is done.
 
     Args:
-        sources (Iterable[str | Path]): Files, and folders with files. Their tensors must not have been changed. Where
-            the system does not tell what is mapped (other than Linux), nothing is done.
+        sources (Iterable[str | Path]): Files, and folders with files. Their tensors must not have been changed.
     """
-    files = {os.path.realpath(file) for source in map(Path, sources)
-             for file in (source.iterdir() if source.is_dir() else [source])}
-    try:
-        lines = Path('/proc/self/maps').read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[5] in files:
-            start, end = (int(address, 16) for address in fields[0].split('-'))
-            _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
+    def __init__(self, sources):
+        self._files = {os.path.realpath(file) for source in map(Path, sources)
+                       for file in (source.iterdir() if source.is_dir() else [source])}
+        self._since = 0
 
-def _libc():
-    return ctypes.CDLL(None)
+    def used(self, size):
+        """Tell that ``size`` bytes more have been read or written; once there are enough, memory is given back."""
+        self._since += size
+        if self._since < _STEP:
+            return
+        self._since = 0
+        try:
+            lines = Path('/proc/self/maps').read_text().splitlines()
+        except OSError:
+            return
+        libc = ctypes.CDLL(None)
+        for line in lines:
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[5] in self._files:
+                start, end = (int(address, 16) for address in fields[0].split('-'))
+                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 class _Through:
     """A file that gives the sources' memory back while it is written."""
 
     def __init__(self, file, sources):
-        self._file, self._sources, self._since = file, list(sources), 0
+        self._file, self._memory = file, GiveBack(sources)
 
     def write(self, data):
         written = self._file.write(data)
-        self._since += written
-        if self._since >= _STEP:
-            self._since = 0
-            give_back(self._sources)
+        self._memory.used(written)
         return written
 
     def flush(self):
@@ -70,7 +75,7 @@ def whole_file(path, sources=()):
 
     Args:
         path (str | Path): Final name.
-        sources (Iterable): For :func:`give_back`.
+        sources (Iterable): For :class:`GiveBack`.
 
     Raises:
         CheckpointError: The disk is full or not writable; a file that was there before is untouched.

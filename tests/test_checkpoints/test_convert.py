@@ -11,6 +11,7 @@ import torch
 from mmblip2.apis import get_model
 from mmblip2.checkpoints import io
 from mmblip2.checkpoints.convert import convert
+from mmblip2.checkpoints.export import export_to_huggingface
 from mmblip2.checkpoints.stream import write_safetensors
 from mmblip2.errors import CheckpointError, ConfigError
 
@@ -113,3 +114,62 @@ def test_bias_of_the_keys_is_left_out_and_said(exported, tmp_path):
     state[key][width:2 * width] = 0
     back = raw(tmp_path / 'back')
     assert torch.equal(back[key], state[key])
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+def wide_folder(folders, where, width, layers, per_shard=1):
+    """A folder of transformers with a wide language model, ``per_shard`` layers a file; bytes of the largest file."""
+    cfg, _ = make('opt', folders, where, hidden_size=width, word_embed_proj_dim=width, ffn_dim=4 * width,
+                  num_hidden_layers=1)
+    folder = where / 'folder'
+    export_to_huggingface(cfg, where / 'trained.pth', folder)
+    state, start = raw(folder), 'language_model.model.decoder.layers.0.'
+    one = {key[len(start):]: value for key, value in state.items() if key.startswith(start)}
+    shards = {'model-00000.safetensors': {key: value for key, value in state.items() if not key.startswith(start)}}
+    for first in range(0, layers, per_shard):
+        shards[f'model-{1 + first:05d}.safetensors'] = {
+            f'{start[:-2]}{number}.{key}': value for number in range(first, min(first + per_shard, layers))
+            for key, value in one.items()}
+    for name, tensors in shards.items():
+        write_safetensors({key: (value, value.dtype) for key, value in tensors.items()}, folder / name)
+    (folder / 'model.safetensors').unlink()
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(
+        weight_map={key: name for name, tensors in shards.items() for key in tensors})))
+    config = json.loads((folder / 'config.json').read_text())
+    config['text_config']['num_hidden_layers'] = layers
+    (folder / 'config.json').write_text(json.dumps(config))
+    return folder, max(file.stat().st_size for file in folder.iterdir())
+
+
+CHILD = """
+import resource, sys
+from mmblip2.checkpoints.convert import convert
+from mmblip2.checkpoints.export import export_to_huggingface
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+small, folder, out = sys.argv[1:]
+steps = [('ours.pth', 'mmblip2', dict(split=True)), ('back', 'huggingface', {}), ('there.pth', 'lavis', {})]
+for source, start in ((small, out + '/small_'), (folder, out + '/')):  # the first for what is imported on the way
+    before = peak()
+    for name, to, how in steps:
+        convert(source if name != 'back' else start + 'ours.pth', start + name, to, **how)
+        print(source == folder, to, before, peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the system does not tell what is mapped')
+def test_memory_is_that_of_the_largest_file(folders, exported, tmp_path):
+    """Kilobytes of a process that has converted a small model before; the large one is six times its bound."""
+    _, _, small, _ = exported('opt')
+    folder, largest = wide_folder(folders, tmp_path, width=512, layers=16)
+    total = sum(file.stat().st_size for file in folder.iterdir())
+    done = subprocess.run([sys.executable, '-c', CHILD, small, folder, tmp_path], capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'), check=False)
+    assert done.returncode == 0, done.stderr
+    used = {line.split()[1]: int(line.split()[3]) * 1024 for line in done.stdout.splitlines()
+            if line.startswith('True')}
+    assert used.keys() == {'mmblip2', 'huggingface', 'lavis'}
+    bound = largest + 48 * 2**20
+    assert total > 3 * bound
+    assert max(used.values()) < bound, f'{used}: more than the largest file of {largest} bytes and 48 MiB'
+    assert_same(raw(folder), raw(tmp_path / 'back'))

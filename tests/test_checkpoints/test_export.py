@@ -53,8 +53,8 @@ def tiny_config(kind, folders, where):
                                   generation=dict(num_beams=5, max_new_tokens=10))))
 
 
-def make(kind, folders, where):
-    """Write a redrawn model: frozen parts, checkpoint; and return its config."""
+def make(kind, folders, where, **language):
+    """Write a redrawn model: frozen parts, checkpoint; and return its config and the model."""
     cfg = tiny_config(kind, folders, where)
     model = copy.deepcopy(cfg.model)
     model.update(allow_random=True)
@@ -63,7 +63,8 @@ def make(kind, folders, where):
         family = kind.split('-')[-1]
         tokens = len(transformers.AutoTokenizer.from_pretrained(folders[family]))
         # Llama's table has no row to spare for the placeholder
-        model.language_model.update(model=None, config=dict(LANGUAGE[family], vocab_size=tokens + (family != 'llama')))
+        model.language_model.update(model=None, config={
+            **LANGUAGE[family], 'vocab_size': tokens + (family != 'llama'), **language})
     built = MODELS.build(model)
     redraw(built, SEEDS.get(kind, 0))
     io.write_checkpoint({f'vision.{key}': value for key, value in built.vision.state_dict().items()},
