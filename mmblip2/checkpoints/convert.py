@@ -1,6 +1,7 @@
 """Files of one project into files of another, tensor by tensor; see :func:`convert`."""
 import copy
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from . import io, layouts, stream
@@ -93,7 +94,8 @@ def _to_others(content, source, out, to, cfg, whole, force):
     layout = layouts.to_write(name, kept, **what)
     renamed, left = layout.from_ours(kept)
     if left:
-        notes.append(f'{name} has no place for {io._some(left)}: under {io.EXTRA_KEY!r} in the file, which is read here')
+        notes.append(f'{name} has no place for {io._some(left)}: in the file under {io.EXTRA_KEY!r}, which is read '
+                     'here')
     file = {'model' if to == 'lavis' else 'state_dict': renamed, **({} if to == 'lavis' else dict(meta={})),
             **({io.EXTRA_KEY: {key: kept[key] for key in left}} if left else {})}
     stream.check_target(out, sum(map(stream.nbytes, renamed.values())), force)
@@ -117,7 +119,7 @@ def _to_ours(content, source, out, cfg, split, force):
     """A file as a training here writes it, to be tested or fine-tuned."""
     from ..version import __version__
     notes = list(content.get('notes', ()))
-    meta = dict(mmblip2_version=__version__, frozen={}, converted_from=str(content.get('path', source)))
+    meta: dict[str, Any] = dict(mmblip2_version=__version__, frozen={})
     state, parts, sources = content['state_dict'], {}, [content.get('path', source)]
     if cfg is not None:
         cfg, brought = _referring(cfg, content, out if split else None)
@@ -141,9 +143,9 @@ def _to_ours(content, source, out, cfg, split, force):
         notes.append('no config inside: use it with one, or give --config')
     files = {out: dict(format=io.FORMAT, meta=meta, state_dict=state)}
     files.update({beside(out, name): dict(format=io.FORMAT, meta={}, state_dict=part) for name, part in parts.items()})
-    for path, file in files.items():
-        total = sum(sum(map(stream.nbytes, other['state_dict'].values())) for other in files.values())
-        stream.check_target(path, total, force)
+    size = sum(sum(map(stream.nbytes, file['state_dict'].values())) for file in files.values())
+    for path in files:
+        stream.check_target(path, size, force)
     for path, file in files.items():
         stream.write_torch(file, path, sources)
     return [f'{path}: mmblip2, {len(file["state_dict"])} tensors' for path, file in files.items()] + notes
@@ -169,7 +171,7 @@ def _referring(cfg, content, split_to):
     kind = MODELS.get(cfg.model.type)
     frozen = cfg.model.get('frozen', inspect.signature(kind).parameters['frozen'].default)
     if 'qformer' in frozen:
-        raise ConfigError("the config freezes 'qformer', whose weights are then in no checkpoint: take it out of frozen")
+        raise ConfigError("the config freezes 'qformer', whose weights would be in no file: take it out of frozen")
     brought = [name for name in frozen if any(key.startswith(f'{name}.') for key in content['state_dict'])]
     for name in brought:
         part = cfg.model[name]

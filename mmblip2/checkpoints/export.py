@@ -119,7 +119,7 @@ def _part(module, name, source):
 
 
 def _untie(language, state):
-    """Give the output layer a tensor of its own where the files do: what transformers 5 writes of a T5 says otherwise."""
+    """Give the output layer a tensor of its own where the files do; what transformers 5 says of a T5 is otherwise."""
     output = language.model.get_output_embeddings()
     if output.weight is not language.model.get_input_embeddings().weight:
         return
@@ -131,8 +131,8 @@ def _untie(language, state):
 
 
 def _complete(whole, expected, state, may_lack):
-    """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding no
-    more rows than the model has."""
+    """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding
+    no more rows than the model has."""
     first: dict[int, str] = {}
     names = {key: first.setdefault(id(value), key) for key, value in expected.items()}
     where = ' and '.join(map(str, whole.sources))
@@ -279,7 +279,7 @@ def _refuse(cfg, model):
             problems.append('model.vision.pre_norm is True (CLIP); its vision encoder has no norm before the first '
                             'block')
         if model.vision.patch_embed.bias is None:
-            problems.append("model.vision.patch_bias is False; its patch embedding has a bias")
+            problems.append('model.vision.patch_bias is False; its patch embedding has a bias')
     language = getattr(model, 'language_model', None)
     if language is not None and type(language) not in (CausalLM, Seq2SeqLM):
         problems.append(f'model.language_model is a {type(language).__name__}, expected CausalLM or Seq2SeqLM')
@@ -325,7 +325,8 @@ def _config(model, kind):
     if not instruct:
         config['qformer_config']['use_qformer_text_input'] = qformer.has_text
     if kind == 'Blip2ForImageTextRetrieval':
-        config.update(image_text_hidden_size=model.itc_head.vision_proj.out_features, text_config=dict(model_type='opt'))
+        config.update(image_text_hidden_size=model.itc_head.vision_proj.out_features,
+                      text_config=dict(model_type='opt'))  # there has to be one; nothing of it is built
     return config
 
 

@@ -181,7 +181,8 @@ class _Reader:
         parts = _PARTS.get(self.kind, ('vision_config', 'qformer_config'))
         model, task = dict(type='Blip2Features', data_preprocessor=preprocessor), []
         if 'vision_config' in parts:
-            model.update(vision=vision, vision_norm_eps=(self.config.get('mmblip2') or {}).get('vision_norm_eps', vision['eps']))
+            own = self.config.get('mmblip2') or {}  # of a folder that was exported here
+            model.update(vision=vision, vision_norm_eps=own.get('vision_norm_eps', vision['eps']))
         if 'qformer_config' in parts:
             model['qformer'] = qformer
         if self.kind not in _BARE and self.kind not in _GENERATORS:

@@ -1,4 +1,5 @@
 """There and back between the layouts, bit for bit, in the memory of one file."""
+import copy
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from mmblip2.errors import CheckpointError, ConfigError
 
 pytest.importorskip('transformers')
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from test_export import Pair, draw_images, exported, folders, make  # noqa: E402
+from test_export import LANGUAGE, Pair, draw_images, exported, folders, make, tiny_config
 
 __all__ = ['exported', 'folders']  # the fixtures
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,19 +143,18 @@ def wide_folder(folders, where, width, layers, per_shard=1):
     return folder, max(file.stat().st_size for file in folder.iterdir())
 
 
-CHILD = """
+CHILD = '''
 import resource, sys
 from mmblip2.checkpoints.convert import convert
-from mmblip2.checkpoints.export import export_to_huggingface
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small, folder, out = sys.argv[1:]
-steps = [('ours.pth', 'mmblip2', dict(split=True)), ('back', 'huggingface', {}), ('there.pth', 'lavis', {})]
-for source, start in ((small, out + '/small_'), (folder, out + '/')):  # the first for what is imported on the way
+steps = [("ours.pth", "mmblip2", dict(split=True)), ("back", "huggingface", {}), ("there.pth", "lavis", {})]
+for source, start in ((small, out + "/small_"), (folder, out + "/")):  # the first for what is imported on the way
     before = peak()
     for name, to, how in steps:
-        convert(source if name != 'back' else start + 'ours.pth', start + name, to, **how)
+        convert(source if name != "back" else start + "ours.pth", start + name, to, **how)
         print(source == folder, to, before, peak() - before)
-"""
+'''
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the system does not tell what is mapped')
@@ -173,3 +173,65 @@ def test_memory_is_that_of_the_largest_file(folders, exported, tmp_path):
     assert total > 3 * bound
     assert max(used.values()) < bound, f'{used}: more than the largest file of {largest} bytes and 48 MiB'
     assert_same(raw(folder), raw(tmp_path / 'back'))
+
+
+# ------------------------------------------------------------------------------------------- in and out
+
+def test_part_that_is_nowhere_is_said_and_not_recorded(exported, folders, tmp_path):
+    """A file of LAVIS has no language model; the record is of what was hashed, and nothing else."""
+    _, _, folder, _ = exported('opt')
+    convert(folder.parent / 'trained.pth', tmp_path / 'lavis.pth', 'lavis')
+    cfg = tiny_config('opt', folders, folder.parent)
+    tokens = len(get_model(folder.parent / 'trained.pth', device='cpu').language_model.tokenizer)
+    cfg.model.language_model.update(model=str(tmp_path / 'nowhere'), config=dict(LANGUAGE['opt'], vocab_size=tokens + 1))
+    lines = convert(tmp_path / 'lavis.pth', tmp_path / 'ours.pth', 'mmblip2', config=cfg)
+    assert any('language_model is frozen and neither in' in line for line in lines)
+    assert io.read_checkpoint(tmp_path / 'ours.pth')['meta']['frozen'].keys() == {'vision'}
+
+
+def test_whole_brings_the_frozen_vision_encoder(exported, tmp_path):
+    cfg, model, folder, _ = exported('retrieval')
+    convert(folder.parent / 'trained.pth', tmp_path / 'part.pth', 'mmpretrain')
+    convert(folder.parent / 'trained.pth', tmp_path / 'whole.pth', 'mmpretrain', whole=True)
+    part, whole = (io.read_checkpoint(tmp_path / name)['state_dict'] for name in ('part.pth', 'whole.pth'))
+    added = {key: value for key, value in whole.items() if key not in part}
+    assert_same(added, {f'vision.{key}': value for key, value in model.vision.state_dict().items()})
+    # frozen in the config: the new file refers to the one that it was made from
+    convert(tmp_path / 'whole.pth', tmp_path / 'ours.pth', 'mmblip2', config=cfg)
+    back = get_model(tmp_path / 'ours.pth', device='cpu')
+    assert back._config.model.vision.weights == str(tmp_path / 'whole.pth')
+    assert_same(back.vision.state_dict(), model.vision.state_dict())
+
+
+def test_what_cannot_be_converted_is_refused_with_the_reason(exported, tmp_path):
+    cfg, _, folder, _ = exported('opt')
+    trained = folder.parent / 'trained.pth'
+    with pytest.raises(ConfigError, match="to is 'openai', expected one of mmblip2, lavis, mmpretrain, huggingface"):
+        convert(trained, tmp_path / 'out', 'openai')
+    with pytest.raises(CheckpointError, match='trained.pth is in the layout of mmblip2 already'):
+        convert(trained, tmp_path / 'out', 'mmblip2')
+    with pytest.raises(CheckpointError, match='folder is in the layout of transformers already'):
+        convert(folder, tmp_path / 'out', 'huggingface')
+    torch.save(dict(a=torch.ones(1)), tmp_path / 'any.pth')
+    with pytest.raises(CheckpointError, match=r'no BLIP-2 of mmblip2, LAVIS, mmpretrain or transformers \(its keys: a\)'):
+        convert(tmp_path / 'any.pth', tmp_path / 'out', 'mmblip2')
+    convert(trained, tmp_path / 'lavis.pth', 'lavis')
+    with pytest.raises(ConfigError, match='says nothing of its config, which huggingface needs: give --config'):
+        convert(tmp_path / 'lavis.pth', tmp_path / 'out', 'huggingface')
+    with pytest.raises(CheckpointError, match='lavis.pth exists already'):
+        convert(trained, tmp_path / 'lavis.pth', 'lavis')
+    convert(trained, tmp_path / 'lavis.pth', 'lavis', force=True)
+    cfg = copy.deepcopy(cfg)
+    cfg.model.frozen = ['vision', 'qformer', 'language_model']
+    with pytest.raises(ConfigError, match="freezes 'qformer', whose weights would be in no file"):
+        convert(tmp_path / 'lavis.pth', tmp_path / 'out', 'mmblip2', config=cfg)
+    assert sorted(os.listdir(tmp_path)) == ['any.pth', 'lavis.pth']
+
+
+def test_file_without_config_is_used_with_one(exported, tmp_path):
+    cfg, model, folder, _ = exported('opt')
+    convert(folder.parent / 'trained.pth', tmp_path / 'lavis.pth', 'lavis')
+    lines = convert(tmp_path / 'lavis.pth', tmp_path / 'ours.pth', 'mmblip2')
+    assert any('no config inside' in line for line in lines)
+    assert_same(io.read_checkpoint(tmp_path / 'ours.pth')['state_dict'], io.saved_state(model))
+    get_model(cfg, tmp_path / 'ours.pth', 'cpu')

@@ -1,6 +1,8 @@
 """What is exported is loaded by the installed transformers and says the same as the model here."""
 import copy
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,20 +10,22 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from safetensors.torch import load_file
 
 from mmblip2.apis import get_model
 from mmblip2.checkpoints import io
-from mmblip2.checkpoints.export import export_to_huggingface
+from mmblip2.checkpoints.export import _config, export_to_huggingface
 from mmblip2.checkpoints.huggingface_config import config_from_folder
 from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
+from mmblip2.utils.config_check import load_config
+from mmblip2.utils.meta import build_on_meta
 
 transformers = pytest.importorskip('transformers')
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test_parity'))
 from test_huggingface_blip2 import (  # noqa: E402
     LANGUAGE,
-    NUM_QUERY,
     PROMPTS,
     TEXTS,
     Pair,
@@ -176,7 +180,127 @@ def test_matching_and_similarity_in_transformers_are_ours(exported):
     output = theirs(**inputs)
     image_feats, text_feats = ours.image_features(encoded), ours.text_features(text)
     assert_close(image_feats, output.image_embeds)
-    torch.testing.assert_close(query_text_similarity(image_feats, text_feats), output.logits_per_image, atol=1e-5, rtol=0)
+    similarity = query_text_similarity(image_feats, text_feats)
+    torch.testing.assert_close(similarity, output.logits_per_image, atol=1e-5, rtol=0)
     logits = ours.itm_head(ours.qformer.forward_joint(encoded.image_kv, *text))
     assert_close(logits, theirs(**inputs, use_image_text_matching_head=True).logits_per_image)
     assert any('itc_head.temperature' in note and 'mmblip2_extra.safetensors' in note for note in notes)
+
+
+# ---------------------------------------------------------------------------------- what is in the folder
+
+def test_folder_is_whole_in_files_of_the_size_that_was_asked_for(exported):
+    _, model, folder, notes = exported('t5')
+    assert {'config.json', 'generation_config.json', 'preprocessor_config.json', 'processor_config.json',
+            'tokenizer.json', 'tokenizer_config.json', 'model.safetensors.index.json'} <= set(os.listdir(folder))
+    index = json.loads((folder / 'model.safetensors.index.json').read_text())
+    files = {name: load_file(folder / name) for name in set(index['weight_map'].values())}
+    assert {key: name for name, tensors in files.items() for key in tensors} == index['weight_map']
+    sizes = [sum(value.nbytes for value in tensors.values()) for tensors in files.values()]
+    assert sum(sizes) == index['metadata']['total_size'] and len(files) > 5
+    assert all(size <= 20_000 or len(tensors) == 1 for size, tensors in zip(sizes, files.values()))
+    assert f'{len(files)} files' in notes[0] and 'Blip2ForConditionalGeneration' in notes[0]
+    # a tied embedding is written once, an output layer of its own is
+    assert [key for key in index['weight_map'] if 'embed' in key and 'language' in key] == []
+    assert {'language_model.shared.weight', 'language_model.lm_head.weight'} <= index['weight_map'].keys()
+    assert not (folder / io.EXTRA).exists(), 'nothing is left of this model'
+    generation = json.loads((folder / 'generation_config.json').read_text())
+    assert generation['num_beams'] == 5 and generation['eos_token_id'] == model.language_model.end_id
+
+
+@pytest.mark.parametrize('name', ['blip2-opt2.7b', 'blip2-flan-t5xl'])
+def test_sizes_of_the_published_models_are_the_defaults_of_transformers(name):
+    model = build_on_meta(load_config(f'_base_/models/{name}.py').model)
+    config = _config(model, 'Blip2ForConditionalGeneration')
+    for part, default in (('vision_config', transformers.Blip2VisionConfig()),
+                          ('qformer_config', transformers.Blip2QFormerConfig())):
+        said = {key: value for key, value in config[part].items() if key != 'initializer_range'}
+        assert said == {key: getattr(default, key) for key in said}
+
+
+def test_norm_with_another_epsilon_is_said_and_comes_back(folders, tmp_path):
+    cfg, _ = make('retrieval', folders, tmp_path)
+    cfg.model.vision_norm_eps = 1e-5
+    notes = export_to_huggingface(cfg, tmp_path / 'trained.pth', tmp_path / 'folder')
+    assert any('1e-06 is written, vision_norm_eps here is 1e-05' in note for note in notes)
+    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    assert config['vision_config']['layer_norm_eps'] == 1e-6
+    back = config_from_folder(tmp_path / 'folder').model
+    assert (back.vision.eps, back.vision_norm_eps) == (1e-6, 1e-5)
+    # the side file brings what transformers has no place for
+    state = io.read_checkpoint(tmp_path / 'trained.pth')['state_dict']
+    found = io.read_checkpoint(tmp_path / 'folder')['state_dict']
+    for key in ('itc_head.temperature', 'num_steps', 'itg_head.transform.weight'):
+        assert torch.equal(found[key], state[key])
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+@pytest.fixture(scope='module')
+def trained(folders, tmp_path_factory):
+    """Config and checkpoint of a small model, which the tests change."""
+    where = tmp_path_factory.mktemp('trained')
+    return make('opt', folders, where)[0], where / 'trained.pth'
+
+
+def test_models_that_transformers_has_no_class_for_are_refused(trained, tmp_path):
+    cfg, checkpoint = trained
+    cfg = copy.deepcopy(cfg)
+    cfg.model.vision = dict(type='FeatureMapEncoder', embed_dim=32, module=dict(
+        type='torch.nn.Conv2d', in_channels=3, out_channels=32, kernel_size=7, stride=7))
+    cfg.model.language_model.update(model=None, add_special_tokens=False, config=dict(
+        LANGUAGE['opt'], vocab_size=300, word_embed_proj_dim=12))
+    with pytest.raises(ConfigError, match='no class for this model: model.vision is a FeatureMapEncoder; .*'
+                                          'embeds text in 12 and its layers are 24 wide.*add_special_tokens is False'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg.model.vision = dict(trained[0].model.vision, pre_norm=True, patch_bias=False)
+    with pytest.raises(ConfigError, match='pre_norm is True .*patch_bias is False'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    assert not any(tmp_path.iterdir())
+
+
+def test_frozen_part_that_is_not_there_or_another_one_is_refused(trained, tmp_path):
+    cfg, checkpoint = trained
+    cfg = copy.deepcopy(cfg)
+    state = io.read_checkpoint(cfg.model.vision.weights)['state_dict']
+    io.write_checkpoint({**state, 'vision.cls_token': state['vision.cls_token'] + 1}, tmp_path / 'other.pth')
+    cfg.model.vision.weights = str(tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match="frozen part 'vision' in .*other.pth is not the one that .*trained.pth"):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg.model.vision.weights = None
+    with pytest.raises(ConfigError, match="'vision' has no weights in the config: give them in model.vision"):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg.model.vision.weights = str(tmp_path / 'nowhere.pth')
+    with pytest.raises(CheckpointError, match=r"frozen part 'vision' .*nowhere.pth not found"):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg = copy.deepcopy(trained[0])
+    cfg.model.qformer.num_layers = 5
+    with pytest.raises(CheckpointError, match=r'tensors of the config.s model are missing \(qformer.layers.4.*'
+                                              'is it the config of this checkpoint'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg.model.qformer.update(num_layers=4, mlp_width=60)
+    with pytest.raises(CheckpointError, match=r'mlp.fc1.weight is \(56, 40\) in .*and \(60, 40\) in the model'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_folder_appears_whole_or_not_at_all(trained, tmp_path, monkeypatch):
+    cfg, checkpoint = trained
+    out = tmp_path / 'out'
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(10, 9, 1000))
+        with pytest.raises(CheckpointError, match=r'out needs 0\.00 GiB, and .* has 0\.00 GiB left: make room'):
+            export_to_huggingface(cfg, checkpoint, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda handle: (_ for _ in ()).throw(OSError('No space left on device')))
+        with pytest.raises(CheckpointError, match='cannot write .*model.safetensors: No space left on device'):
+            export_to_huggingface(cfg, checkpoint, out)
+    assert not any(tmp_path.iterdir())
+    out.mkdir()
+    (out / 'kept').touch()
+    with pytest.raises(CheckpointError, match='out exists already: give another name, or --force'):
+        export_to_huggingface(cfg, checkpoint, out)
+    assert os.listdir(out) == ['kept']
+    export_to_huggingface(cfg, checkpoint, out, force=True)
+    assert (out / 'model.safetensors').is_file() and not (out / 'kept').exists()
+    assert os.listdir(tmp_path) == ['out']

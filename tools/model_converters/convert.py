@@ -34,7 +34,7 @@ def add_writing(parser):
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('source', metavar='SOURCE', help='file, work directory of a training, or folder of transformers')
+    parser.add_argument('source', metavar='SOURCE', help='file, work directory, or folder of transformers')
     parser.add_argument('out', metavar='OUT', help='the new file; with --to huggingface a folder')
     parser.add_argument('--to', required=True, choices=('mmblip2', 'lavis', 'mmpretrain', 'huggingface'))
     parser.add_argument('--config', help='config of the model; default: the one inside SOURCE, if it has one')
