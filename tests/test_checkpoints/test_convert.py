@@ -183,7 +183,8 @@ def test_part_that_is_nowhere_is_said_and_not_recorded(exported, folders, tmp_pa
     convert(folder.parent / 'trained.pth', tmp_path / 'lavis.pth', 'lavis')
     cfg = tiny_config('opt', folders, folder.parent)
     tokens = len(get_model(folder.parent / 'trained.pth', device='cpu').language_model.tokenizer)
-    cfg.model.language_model.update(model=str(tmp_path / 'nowhere'), config=dict(LANGUAGE['opt'], vocab_size=tokens + 1))
+    cfg.model.language_model.update(model=str(tmp_path / 'nowhere'),
+                                    config=dict(LANGUAGE['opt'], vocab_size=tokens + 1))
     lines = convert(tmp_path / 'lavis.pth', tmp_path / 'ours.pth', 'mmblip2', config=cfg)
     assert any('language_model is frozen and neither in' in line for line in lines)
     assert io.read_checkpoint(tmp_path / 'ours.pth')['meta']['frozen'].keys() == {'vision'}
@@ -213,7 +214,7 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(exported, tmp_path)
     with pytest.raises(CheckpointError, match='folder is in the layout of transformers already'):
         convert(folder, tmp_path / 'out', 'huggingface')
     torch.save(dict(a=torch.ones(1)), tmp_path / 'any.pth')
-    with pytest.raises(CheckpointError, match=r'no BLIP-2 of mmblip2, LAVIS, mmpretrain or transformers \(its keys: a\)'):
+    with pytest.raises(CheckpointError, match=r'any.pth is no BLIP-2 of mmblip2, LAVIS, .*\(its keys: a\)'):
         convert(tmp_path / 'any.pth', tmp_path / 'out', 'mmblip2')
     convert(trained, tmp_path / 'lavis.pth', 'lavis')
     with pytest.raises(ConfigError, match='says nothing of its config, which huggingface needs: give --config'):
