@@ -273,8 +273,7 @@ def _build(cfg, settings, checkpoint, source):
     from mmblip2.registry import MODELS
     try:
         if checkpoint is not None:
-            built, report, cfg.model = build_filled(cfg.model, dict(checkpoint=source, content=checkpoint))
-            report.log_notes()
+            built, _, cfg.model = build_filled(cfg.model, dict(checkpoint=source, content=checkpoint))
             return built
         _without_weights(cfg.model)
         with DefaultScope.overwrite_default_scope('mmblip2'):

@@ -343,10 +343,8 @@ class _Reader:
             generation['eos_token_id'] = ids if len(ids) > 1 else ids[0]
         if not seq2seq:
             ending = tokenizer.decode([ids[0]])
-            if tokenizer(ending, add_special_tokens=False).input_ids != [ids[0]]:
-                self.problems.append(f'eos_token_id is {ids[0]}, which the tokenizer of the folder does not write as a '
-                                     f'text ({ending!r})')
-            language_model['ending'] = ending
+            is_text = tokenizer(ending, add_special_tokens=False).input_ids == [ids[0]]
+            language_model['ending'] = ending if is_text else ids[0]
 
     # ------------------------------------------------------------------------------------------- images
 

@@ -20,7 +20,7 @@ _draws = contextvars.ContextVar('draws', default=True)
 
 
 def build_filled(model_cfg, source):
-    """Build a model for inference and fill it from a checkpoint.
+    """Build a model for inference, fill it from a checkpoint and log the report.
 
     Args:
         model_cfg (dict): The ``model`` of a config.
@@ -45,6 +45,7 @@ def build_filled(model_cfg, source):
         model = MODELS.build(model_cfg)
     report = load_strict(model, entry['content'], entry['checkpoint'])
     report.notes = notes + report.notes
+    report.log()
     return model, report, model_cfg
 
 

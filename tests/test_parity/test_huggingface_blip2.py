@@ -3,6 +3,9 @@
 The references are redrawn: queries, biases and norms from N(0, 0.2), so that no term of the sums is invisible, and
 every test that compares outputs first shows that they vary and depend on the image.
 """
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,69 +17,29 @@ from mmblip2.structures import DataSample
 transformers = pytest.importorskip('transformers')
 TRANSFORMERS = int(transformers.__version__.split('.')[0])
 
-NUM_QUERY, SIDE = 5, 28
-VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=SIDE,
-              patch_size=7, initializer_range=0.02)
-QFORMER = dict(hidden_size=40, num_hidden_layers=4, num_attention_heads=4, intermediate_size=56,
-               max_position_embeddings=32)
-LANGUAGE = dict(
-    opt=dict(model_type='opt', hidden_size=24, word_embed_proj_dim=24, num_hidden_layers=2, num_attention_heads=2,
-             ffn_dim=48, max_position_embeddings=128, bos_token_id=2, eos_token_id=2, pad_token_id=1),
-    llama=dict(model_type='llama', hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
-               num_key_value_heads=2, intermediate_size=48, max_position_embeddings=128, bos_token_id=0,
-               eos_token_id=2, pad_token_id=1),
-    t5=dict(model_type='t5', d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=2, feed_forward_proj='gated-gelu',
-            tie_word_embeddings=False, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'data'))
+from tiny_huggingface import (  # noqa: E402
+    LANGUAGE,
+    NUM_QUERY,
+    PROMPTS,
+    QFORMER,
+    SIDE,
+    TARGETS,
+    TEXTS,
+    VISION,
+    redraw,
+    write_tokenizers,
+)
+
 # Seeds of the weights with which what is generated varies and is decided by more than rounding
 SEEDS = {'opt': 5, 't5': 17, 'instruct-llama': 0, 'instruct-t5': 12}
 KINDS = list(SEEDS)
-TEXTS = ['a small red circle left of a star', 'two green stars', 'what color is the star?']
-PROMPTS = ['a photo of', 'Question: what color is the star? Answer:', 'there are']
-TARGETS = ['a small red circle', 'green', 'three objects above one cross']
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    """Tokenizer folders, not trained, because trainers break ties by chance: BERT's and T5's of words, OPT's and
-    Llama's of bytes. OPT's puts </s> first, Llama's <s>; T5's adds </s> at the end."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
-    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ('bert', 'opt', 'llama', 't5')}
-    words = sorted({word for text in TEXTS + PROMPTS + TARGETS for word in text.replace('?', ' ?').split()})
-
-    with open(f'{folders["bert"]}/vocab.txt', 'w') as file:
-        file.write('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'] + words))
-    BertTokenizerFast.from_pretrained(folders['bert']).save_pretrained(folders['bert'])
-
-    specials = dict(pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
-    tokens = ['<s>', '<pad>', '</s>', '<unk>'] + sorted(pre_tokenizers.ByteLevel.alphabet())
-    for name, start in (('opt', '</s>'), ('llama', '<s>')):
-        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f'{start} $A', special_tokens=[(start, tokens.index(start))])
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start,
-                                **specials).save_pretrained(folders[name])
-
-    scores = [('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.)] + [(f'\u2581{word}', -2.) for word in words] + [('?', -2.)]
-    tokenizer = Tokenizer(models.Unigram(scores, 2))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', 1)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(folders['t5'])
-    return folders
-
-
-@torch.no_grad()
-def redraw(model, seed):
-    """New weights, none of them zero, one or tiny."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        is_norm = 'norm' in name.lower() and name.endswith('weight')
-        std = 1. if 'embedding' in name or name == 'language_projection.weight' else 0.2
-        std = 0.05 if name.endswith('.q.weight') else std  # T5 does not divide its attention scores by sqrt(d)
-        parameter.normal_(std=std, generator=generator).add_(float(is_norm))
-    return model.eval()
+    """Tokenizer folders by name."""
+    return write_tokenizers(tmp_path_factory.mktemp('tokenizers'))
 
 
 def parts(folders, vocab_size=None):

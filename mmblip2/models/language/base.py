@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -431,12 +432,13 @@ def _undrawn():
     if draws():
         yield
         return
-    kept = PreTrainedModel.initialize_weights
-    PreTrainedModel.initialize_weights = lambda model: None
+    owner: Any = PreTrainedModel
+    kept = owner.initialize_weights
+    owner.initialize_weights = lambda model: None
     try:
         yield
     finally:
-        PreTrainedModel.initialize_weights = kept
+        owner.initialize_weights = kept
 
 
 def _from_config(auto_class, config, tokenizer, dtype, attention):

@@ -29,8 +29,8 @@ class CausalLM(LanguageModel):
 
     Args:
         model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`.
-        ending (str, optional): The one token that ends every target and stops the generation. Default: a new
-            line for OPT, the tokenizer's end-of-sequence token for the others.
+        ending (str | int, optional): The one token, or its id, that ends every target and stops the generation.
+            Default: a new line for OPT, the tokenizer's end-of-sequence token for the others.
         add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
 
     Raises:
@@ -49,7 +49,7 @@ class CausalLM(LanguageModel):
         if ending is None:
             raise ConfigError('the tokenizer has no end-of-sequence token: set ending=<token> of the '
                               'language model')
-        end_ids = self.tokenizer(ending, add_special_tokens=False).input_ids
+        end_ids = [ending] if isinstance(ending, int) else self.tokenizer(ending, add_special_tokens=False).input_ids
         if len(end_ids) != 1:
             raise ConfigError(f'ending={ending!r} of the language model is {len(end_ids)} tokens, expected '
                               "one: choose another, the tokenizer's end-of-sequence token for example")

@@ -176,8 +176,8 @@ class QFormer(nn.Module):
             return state, []
         own = self.word_embeddings.weight[-added:].detach().to(table)
         return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
-                [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} rows of '
-                 'word_embeddings are new'])
+                [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} row'
+                 f'{"s" if added > 1 else ""} of word_embeddings stay as drawn'])
 
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
