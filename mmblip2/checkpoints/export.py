@@ -358,7 +358,10 @@ def _text_files(cfg, model, entries, notes):
     ending = part.get('ending') or ('\n' if language.model.config.model_type == 'opt' else tokenizer.eos_token)
     end_id = tokenizer.eos_token_id if seq2seq else tokenizer(ending, add_special_tokens=False).input_ids[0]
     tokenizer.add_special_tokens({'additional_special_tokens': [_IMAGE_TOKEN]})
-    tokenizer.padding_side = 'right' if seq2seq else 'left'
+    tokenizer.padding_side = 'right' if seq2seq else 'left'  # as generate of a decoder needs it
+    if reader is not None and not seq2seq:
+        notes.append('the processor of transformers pads the texts of both tokenizers on the left, where the Q-Former then '
+                     'reads short ones at other positions: give it instructions of one length, or one at a time')
     image_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
     rows = language.model.get_input_embeddings().num_embeddings
     if image_id >= rows:
@@ -410,6 +413,7 @@ def _save_tokenizer(tokenizer, folder):
     tokenizer.save_pretrained(folder)
     path = Path(folder, 'tokenizer_config.json')
     config = json.loads(path.read_text(encoding='utf-8'))
+    config['padding_side'] = tokenizer.padding_side  # which transformers does not write if it was set afterwards
     if config.get('tokenizer_class') == 'TokenizersBackend':
         config['tokenizer_class'] = 'PreTrainedTokenizerFast'
     if isinstance(config.get('extra_special_tokens'), list):

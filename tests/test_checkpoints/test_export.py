@@ -152,13 +152,15 @@ def test_texts_in_transformers_are_ours(pairs, kind, beams, monkeypatch):
     pair, images = pairs(kind), draw_images()
     settings = dict(num_beams=beams, max_new_tokens=10)
     expected = []
-    for i, prompt in enumerate(PROMPTS):  # as the guide says: what the processor makes goes into generate
-        inputs = pair.processor(images=Image.new('RGB', (40, 30)), text=prompt, return_tensors='pt')
-        assert inputs['pixel_values'].shape == images[:1].shape
-        inputs['pixel_values'] = images[i:i + 1]
+    # as the guide says: what the processor makes of a batch goes into generate; InstructBLIP's pads on the wrong side
+    for rows in ([0], [1], [2]) if pair.instruct else ([0, 1, 2], ):
+        inputs = pair.processor(images=[Image.new('RGB', (40, 30)) for _ in rows], text=[PROMPTS[row] for row in rows],
+                                padding=True, return_tensors='pt')
+        assert inputs['pixel_values'].shape == images[rows].shape
+        inputs['pixel_values'] = images[rows]
         ids = pair.theirs.generate(do_sample=False, **inputs, **settings)
         ids = ids[:, 0 if pair.is_t5 else inputs['input_ids'].size(1):]
-        expected.append(pair.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+        expected += pair.tokenizer.batch_decode(ids, skip_special_tokens=True)
     ours = pair.ours
     if kind.endswith('llama') and beams > 1:  # in so flat a model the added row changes the scores of beams
         ours = get_model(config_from_folder(pair.folder), str(pair.folder), 'cpu')
@@ -232,6 +234,34 @@ def test_norm_with_another_epsilon_is_said_and_comes_back(folders, tmp_path):
     found = io.read_checkpoint(tmp_path / 'folder')['state_dict']
     for key in ('itc_head.temperature', 'num_steps', 'itg_head.transform.weight'):
         assert torch.equal(found[key], state[key])
+
+
+def test_tensors_have_the_types_of_the_model(folders, tmp_path):
+    cfg, _ = make('llama', folders, tmp_path)
+    cfg.model.language_model.dtype = 'bfloat16'
+    state = io.read_checkpoint(tmp_path / 'trained.pth')
+    state['meta']['frozen'].pop('language_model')  # it was float32 there
+    io.write_checkpoint(state, tmp_path / 'trained.pth')
+    export_to_huggingface(cfg, tmp_path / 'trained.pth', tmp_path / 'folder')
+    tensors = load_file(tmp_path / 'folder' / 'model.safetensors')
+    for key, value in tensors.items():
+        assert value.dtype == (torch.bfloat16 if key.startswith('language_model.') else torch.float32), key
+    assert json.loads((tmp_path / 'folder' / 'config.json').read_text())['dtype'] == 'float32', 'loses nothing'
+    theirs = transformers.Blip2ForConditionalGeneration.from_pretrained(tmp_path / 'folder', dtype=torch.bfloat16)
+    weight = theirs.language_model.lm_head.weight
+    assert weight.dtype == torch.bfloat16 and torch.equal(weight, tensors['language_model.lm_head.weight'])
+
+
+def test_positions_of_another_image_size_are_those_of_the_model(folders, tmp_path):
+    cfg, _ = make('retrieval', folders, tmp_path)
+    cfg.model.vision.image_size = 35
+    notes = export_to_huggingface(cfg, tmp_path / 'trained.pth', tmp_path / 'folder')
+    assert any('interpolated from 4 x 4 to 5 x 5' in note for note in notes)
+    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    processor = json.loads((tmp_path / 'folder' / 'preprocessor_config.json').read_text())
+    assert config['vision_config']['image_size'] == 35 and processor['size'] == dict(height=35, width=35)
+    table = load_file(tmp_path / 'folder' / 'model.safetensors')['vision_model.embeddings.position_embedding']
+    assert torch.equal(table, MODELS.build(cfg.model).vision.pos_embed)
 
 
 # -------------------------------------------------------------------------------------------- bad input
