@@ -360,7 +360,7 @@ def _text_files(cfg, model, entries, notes):
     tokenizer.add_special_tokens({'additional_special_tokens': [_IMAGE_TOKEN]})
     tokenizer.padding_side = 'right' if seq2seq else 'left'  # as generate of a decoder needs it
     if reader is not None and not seq2seq:
-        notes.append('the processor of transformers pads the texts of both tokenizers on the left, where the Q-Former then '
+        notes.append('the processor of transformers pads the texts of both tokenizers on the left, where the Q-Former '
                      'reads short ones at other positions: give it instructions of one length, or one at a time')
     image_id = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
     rows = language.model.get_input_embeddings().num_embeddings
