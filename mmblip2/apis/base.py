@@ -284,10 +284,10 @@ def _chunks(rows: Iterable[dict], size: int) -> Iterator[list[dict]]:
         yield batch
 
 
-def _bar(batches: Iterable, total: int | None, shown: bool) -> Iterable:
+def _bar(batches: Iterable, total: int | None, shown: bool, what: str = 'Inference') -> Iterable:
     """The batches, with a progress bar on stderr."""
     if not shown:
         return batches
     from rich.console import Console
     from rich.progress import track
-    return track(batches, 'Inference', total, console=Console(stderr=True))
+    return track(batches, what, total, console=Console(stderr=True))

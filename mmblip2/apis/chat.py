@@ -29,12 +29,14 @@ class ChatInferencer(TextInferencer):
             or else 'Question: {} Answer:'.
         max_context (int, optional): Most tokens that the language model shall read and write. Default: its own limit;
             where nothing names one (a T5 with relative positions) there is none.
+        max_turns (int, optional): Most earlier turns that are read with a question. Default: all that the context
+            holds; 0 for a model that was trained on single questions.
 
     Attributes:
         history (list[dict]): ``{'question', 'pred_answer'}`` of all turns.
 
     Raises:
-        ConfigError: The model writes no text; ``max_context`` is more than it has.
+        ConfigError: The model writes no text; ``max_context`` is more than it has, or ``max_turns`` no number.
 
     Example:
         >>> chat = ChatInferencer('work_dirs/quickstart/vqa')
@@ -44,7 +46,7 @@ class ChatInferencer(TextInferencer):
     """
 
     def __init__(self, model, pretrained: Any = True, device: str | None = None, template: str | None = None,
-                 max_context: int | None = None, **kwargs):
+                 max_context: int | None = None, max_turns: int | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
         from mmengine.dataset import Compose
         from mmengine.registry import DefaultScope
@@ -55,7 +57,10 @@ class ChatInferencer(TextInferencer):
                                         or not 0 < max_context <= (limit or max_context)):
             raise ConfigError(f'max_context={max_context!r}: expected a number of tokens' +
                               (f', at most the {limit} of the language model' if limit else ''))
+        if max_turns is not None and (isinstance(max_turns, bool) or not isinstance(max_turns, int) or max_turns < 0):
+            raise ConfigError(f'max_turns={max_turns!r}: expected a number of turns, 0 or more')
         self.max_context: int | None = max_context or limit
+        self.max_turns = max_turns
         prompt = self.question_steps(template)
         if not any(kind_of(step) == 'CleanQuestion' for step in prompt):
             prompt = [*(step for step in self.pipeline_steps() if kind_of(step) == 'CleanQuestion'), *prompt]
@@ -103,7 +108,7 @@ class ChatInferencer(TextInferencer):
 
         Returns:
             dict: ``question``, ``pred_answer``, and ``dropped_turns``: how many of the oldest turns the language model
-            could not read.
+            did not read.
 
         Raises:
             ConfigError: There is no image yet; the question alone exceeds the context; a setting is wrong.
@@ -128,12 +133,13 @@ class ChatInferencer(TextInferencer):
 
     def _fitting(self, prompt: str, num_prefix: int, max_new_tokens: int) -> tuple[str, int]:
         """The prompt with as many of the newest turns as the context holds, and how many were left out."""
-        lm, limit = self.model.language_model, self.max_context
-        for dropped in range(len(self._said) + 1):
+        lm, limit, said = self.model.language_model, self.max_context, len(self._said)
+        first = 0 if self.max_turns is None else max(0, said - self.max_turns)
+        for dropped in range(first, said + 1):
             text = ' '.join([*self._said[dropped:], prompt])
             length = lm.count_context(num_prefix, text, max_new_tokens)
             if limit is None or length <= limit:
-                if dropped and not self._told:
+                if dropped > first and not self._told:
                     self._told = True
                     print_log(f'the dialogue is longer than the {limit} tokens that the language model reads: the '
                               'oldest turns are left out (said once a dialogue)', 'current', logging.WARNING)

@@ -41,7 +41,7 @@ class TextInferencer(BaseInferencer):
         from mmblip2.models import Blip2Generation
         if not isinstance(self.model, Blip2Generation):
             raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation), this is a '
-                              f'{type(self.model).__name__}: for retrieval take inference_model(..., prototype=...)')
+                              f'{type(self.model).__name__}: take a retrieval inferencer or FeatureExtractor')
 
     def prompt_step(self, name: str) -> dict | None:
         """The transform ``name`` ('CaptionPrompt', 'VQAPrompt') of the config's test pipeline, or None."""
@@ -94,6 +94,10 @@ class TextInferencer(BaseInferencer):
             if value is not None and not (isinstance(value, (int, float)) and 0 < float(value) <= most):
                 problems.setdefault(name, f'{name}={value!r}: expected a number above 0' +
                                     (', at most 1' if most == 1 else '; greedy search is do_sample=False'))
+        for name in ('num_beams', 'max_new_tokens', 'top_k'):
+            value = generation.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                problems.setdefault(name, f'{name}={value!r}: expected an integer from 1')
         refuse(problems, 'generation')
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f'num_captions is the number of texts an image, 1 or more, got {count!r}')

@@ -23,6 +23,11 @@ class TextBatch(NamedTuple):
         """The rows ``index``."""
         return TextBatch(self.input_ids[index], self.mask[index])
 
+    def trimmed(self, device=None) -> 'TextBatch':
+        """Without the columns that are padding in every row, on ``device``."""
+        length = int(self.mask.sum(dim=1).max())
+        return TextBatch(self.input_ids[:, :length].to(device), self.mask[:, :length].to(device))
+
 
 def _without_placeholder(tokenizer):
     """The tokenizer without the ``<image>`` that ``Blip2Processor`` adds behind the vocabulary."""

@@ -245,9 +245,24 @@ class QFormer(nn.Module):
         Returns:
             torch.Tensor: (B, D).
         """
+        return self._run_text(input_ids, text_mask, keep=slice(0, 1))[:, 0]
+
+    def forward_text_tokens(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Text alone, bidirectional, all its tokens; the first of them is what :meth:`forward_text` gives.
+
+        Args:
+            input_ids: int64 (B, T).
+            text_mask: (B, T), nonzero at real tokens.
+
+        Returns:
+            torch.Tensor: (B, T, D); rows of padding mean nothing.
+        """
+        return self._run_text(input_ids, text_mask, keep=slice(None))
+
+    def _run_text(self, input_ids, text_mask, keep):
         mask = text_mask.bool()[:, None, None, :]
         x = self._embed_text(input_ids)
-        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=slice(0, 1))[0][:, 0]
+        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=keep)[0]
 
     def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Queries and text see each other; the queries read the image.
