@@ -35,7 +35,7 @@ _QFORMER = dict(
 _ONLY_VISION = dict(qkv_bias=True, num_channels=3)
 _ONLY_QFORMER = dict(hidden_act='gelu', position_embedding_type='absolute')
 # ... that have rules of their own below
-_OTHER_TOP = ('vision_config', 'qformer_config', 'text_config', 'num_query_tokens', 'image_text_hidden_size')
+_OTHER_TOP = ('mmblip2', 'vision_config', 'qformer_config', 'text_config', 'num_query_tokens', 'image_text_hidden_size')
 # ... that change nothing here: how a new model is drawn, placeholders (there are none here), what follows from others
 _VOID = ('initializer_range', 'initializer_factor', 'image_token_index', 'image_token_id',
          'use_decoder_only_language_model', 'projection_dim', 'classifier_dropout', 'tie_word_embeddings')
@@ -181,7 +181,8 @@ class _Reader:
         parts = _PARTS.get(self.kind, ('vision_config', 'qformer_config'))
         model, task = dict(type='Blip2Features', data_preprocessor=preprocessor), []
         if 'vision_config' in parts:
-            model.update(vision=vision, vision_norm_eps=vision['eps'])
+            own = self.config.get('mmblip2') or {}  # of a folder that was exported here
+            model.update(vision=vision, vision_norm_eps=own.get('vision_norm_eps', vision['eps']))
         if 'qformer_config' in parts:
             model['qformer'] = qformer
         if self.kind not in _BARE and self.kind not in _GENERATORS:

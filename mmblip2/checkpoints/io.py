@@ -5,6 +5,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
     format            'mmblip2/1'
     meta              mmblip2_version, config (a dict: data, never run), iter, epoch, seed, cfg_filename,
                       frozen {part: {source, sha256, resized if the input size was another}}
+                      in a converted file lacks: keys that its source did not have
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name
     param_schedulers  list of state dicts
@@ -29,6 +30,8 @@ from .files import FOLDER_FILES, read_file, weights_file
 from .sources import locate
 
 FORMAT = 'mmblip2/1'
+EXTRA = 'mmblip2_extra.safetensors'  # beside an export to transformers: what its layout has no place for
+EXTRA_KEY = 'mmblip2_extra'  # the same inside a file for LAVIS or mmpretrain
 
 
 def _some(names, limit=5):
@@ -189,7 +192,12 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
     if path.is_dir():
         index = folder_config(path).get('image_token_index')
         meta = {} if index is None else dict(image_token_index=index)
-    return _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    result = _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    extra = read_file(path / EXTRA, map_location, mapped) if path.is_dir() and (path / EXTRA).is_file() else \
+        content.get(EXTRA_KEY)
+    if isinstance(extra, dict):
+        result['state_dict'].update(extra)
+    return result
 
 
 def _under_our_names(checkpoint):
@@ -503,7 +511,7 @@ def load_strict(model, checkpoint, path, adapt=True):
     trained, brought = _without_frozen(model, checkpoint, expected)
     trained, notes, resized = _adapted(model, trained) if adapt else (trained, [], [])
     layout = checkpoint.get('layout')
-    lacks = layout.loses if layout else ()
+    lacks = layout.loses if layout else checkpoint['meta'].get('lacks', ())
     built = tuple(f'{name}.' for name, part in model.named_children()
                   if layout and getattr(part, 'weights_source', None)
                   and not any(key.startswith(f'{name}.') for key in trained))
