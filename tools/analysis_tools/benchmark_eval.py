@@ -120,14 +120,16 @@ def show(result):
           f'(matrix rate {result["matrix_rate"] / 1e9:.0f} GFLOP/s)')
 
 
-def byte_tokenizer():
-    """A tokenizer of bytes with OPT's special tokens: the work depends on the number of tokens alone."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+def word_tokenizer():
+    """A tokenizer of words and punctuation with OPT's special tokens: about as many tokens as OPT's own has for these
+    questions of common words, and the work depends on their number alone. What a model writes are numbers."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    tokens = ['<s>', '<pad>', '</s>', '<unk>', *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    words = sorted({word for question in QUESTIONS for word in question.replace('?', ' ?').split()})
+    tokens = ['<s>', '<pad>', '</s>', '<unk>', 'Question', 'Answer', ':', *words]
+    tokens += [str(i) for i in range(len(tokens), 300)]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, '<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single='</s> $A', special_tokens=[('</s>', 2)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='</s>', eos_token='</s>', pad_token='<pad>',
                                    unk_token='<unk>')
@@ -149,10 +151,13 @@ def vqa_model(args, device):
                     num_heads=heads),
         qformer=dict(type='mmblip2.QFormer', vision_width=width, num_layers=depth, width=width, num_heads=heads),
         language_model=dict(
-            type='mmblip2.CausalLM', tokenizer=byte_tokenizer(), max_text_len=128,
+            type='mmblip2.CausalLM', tokenizer=word_tokenizer(), max_text_len=64, ending='</s>',
             config=dict(model_type='opt', vocab_size=words, hidden_size=width, word_embed_proj_dim=width,
-                        num_hidden_layers=depth, num_attention_heads=heads, ffn_dim=4 * width, init_std=0.2)),
+                        num_hidden_layers=depth, num_attention_heads=heads, ffn_dim=4 * width, init_std=0.1,
+                        tie_word_embeddings=False)),
         generation=dict(max_new_tokens=args.new_tokens, min_new_tokens=args.new_tokens)))
+    with torch.no_grad():  # so that an answer depends on the image
+        model.language_projection.weight.normal_(std=1.)
     return model.to(device).eval()
 
 
