@@ -23,7 +23,8 @@ class FeatureExtractor(BaseInferencer):
     """Features before and behind the Q-Former, equal to transformers' and, by LAVIS's names, to its feature extractor.
 
     All results are float32 on the CPU. What a model cannot give is an error: texts need a Q-Former with a text half
-    (``Blip2Representation``, or a ``Blip2Generation`` whose Q-Former reads text, as InstructBLIP's).
+    (``Blip2Representation``, a ``Blip2Generation`` whose Q-Former reads text, as InstructBLIP's, or ``Blip2Features``
+    of a ``Blip2TextModelWithProjection``).
 
     Args:
         model (str | Path | Config | nn.Module): See ``BaseInferencer``.
@@ -111,10 +112,11 @@ class FeatureExtractor(BaseInferencer):
             **kwargs: ``progress``.
 
         Returns:
-            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation``
-            (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model reads.
+            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or
+            ``Blip2Features`` (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model
+            reads.
             'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a
-            ``Blip2Representation`` only, and ``text_mask`` (B, T), 1 at tokens.
+            ``Blip2Representation`` or ``Blip2Features``, and ``text_mask`` (B, T), 1 at tokens.
             'multimodal': ``multimodal_embeds`` (B, Q, D).
 
         Raises:
@@ -128,6 +130,9 @@ class FeatureExtractor(BaseInferencer):
             if (value is not None) != (mode in modes):
                 raise ConfigError(f'mode={mode!r} needs {"" if value is None else "no "}{name}: '
                                   + (f'give {name}=' if value is None else f'leave {name} out, or take another mode'))
+        if self.model.qformer is None:
+            raise ConfigError(f'this {type(self.model).__name__} is a vision encoder without a Q-Former: '
+                              'get_image_features is all that it has')
         if texts is not None and not self.model.qformer.has_text:
             raise ConfigError(f'the Q-Former of this {type(self.model).__name__} was built without a text half and '
                               'reads no texts: leave texts out, or take a stage 1, retrieval or InstructBLIP model')
@@ -160,19 +165,18 @@ class FeatureExtractor(BaseInferencer):
         return self.model.encode_image(self.prepare(rows, image_steps(self))['images'])
 
     def _image(self, images, texts, batch_size, **kwargs):
-        from mmblip2.models import Blip2Representation
+        head = getattr(self.model, 'itc_head', None)
 
         def predict(batch):
             encoded = self._encode(batch)
             queries, _ = self.model.qformer.forward_queries(encoded.image_kv)
-            project = (self.model.itc_head.image_features if isinstance(self.model, Blip2Representation)
-                       else self.model.language_projection)
+            project = head.image_features if head is not None else self.model.language_projection
             return _rows(image_embeds=queries, image_embeds_proj=project(queries))
 
         return _stack(self.run(self.image_rows(images), predict, count_images(images), batch_size, **kwargs))
 
     def _text(self, images, texts, batch_size, **kwargs):
-        from mmblip2.models import Blip2Representation
+        head = getattr(self.model, 'itc_head', None)
         found = read_texts(texts, 'texts')
         tokens = tokenize(self, found)
 
@@ -180,8 +184,8 @@ class FeatureExtractor(BaseInferencer):
             text = type(tokens)(*(part.to(self.device) for part in tokens.rows([row['index'] for row in batch])))
             embeds = self.model.qformer.forward_text_tokens(*text)
             features = dict(text_embeds=embeds)
-            if isinstance(self.model, Blip2Representation):
-                features['text_embeds_proj'] = self.model.itc_head.text_features(embeds)
+            if head is not None:
+                features['text_embeds_proj'] = head.text_features(embeds)
             return _rows(**features)
 
         rows = (dict(index=index) for index in range(len(found)))

@@ -44,7 +44,7 @@ def pair_logits(model, image_kv, texts: TextBatch, image_index: torch.Tensor, te
     Returns:
         torch.Tensor: float32 (n, 2), on the CPU; class 1 is 'matches'.
     """
-    device = next(model.parameters()).device
+    device = model.data_preprocessor.mean.device
     logits = torch.empty(len(image_index), 2)
     length = texts.mask.sum(dim=1).cpu()[text_index]
     order = length.argsort(stable=True)  # alike lengths share a batch
@@ -233,6 +233,10 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         if not isinstance(prototype, DataLoader):
             return None, image_steps(self)
         dataset: Any = prototype.dataset
+        if not isinstance(dataset, BaseDataset):
+            raise ConfigError(f"the data loader reads a {type(dataset).__name__}: expected a data set of mmengine's "
+                              'BaseDataset, which says what its samples are; of wrapped data sets give one, or give a '
+                              'list of paths')
         dataset.full_init()
         return prototype, dataset.pipeline.transforms
 
@@ -313,9 +317,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             topk: Results of each text; all images, where the gallery has fewer.
             batch_size: Texts that are ranked together; an image that several of them want is projected once.
             draw_score: Whether scores stand in the pictures.
-            figsize: Width and height of a picture in units of 100 pixels.
-            **kwargs: ``show``, ``show_dir``, ``wait_time``, ``progress``: see ``BaseInferencer``. Pictures are called
-                ``<index>_<text>.png``.
+            figsize: Width and greatest height of a picture in units of 100 pixels.
+            **kwargs: ``show``, ``show_dir``, ``wait_time``, ``resize``, ``progress``: see ``BaseInferencer``. Pictures
+                are called ``<index>_<text>.png``.
 
         Returns:
             list: For each text a list of ``{'match_score' (float), 'sample_idx' (int, row of the gallery), 'sample'}``,
@@ -325,6 +329,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             DataError: No text, an empty one, or one that is no text.
             ConfigError: ``topk`` or ``batch_size`` is not a positive whole number.
         """
+        if len(figsize) != 2 or not all(isinstance(side, (int, float)) and side > 0 for side in figsize):
+            raise ConfigError(f'figsize is {figsize!r}, expected two numbers above 0: width and height of the pictures '
+                              'in units of 100 pixels')
         texts = read_texts(inputs, 'texts')
         tokens = tokenize(self, texts)
         rows = (dict(sample_idx=index, text=text, source=text) for index, text in enumerate(texts))
@@ -474,8 +481,9 @@ def _identity(source) -> list:
     if isinstance(source, np.ndarray):
         return [source.shape, hashlib.sha256(source.tobytes()).hexdigest()]
     if isinstance(source, Image.Image):
-        return [source.mode, source.size, hashlib.sha256(source.tobytes()).hexdigest()]
-    if is_url(source) or not os.path.exists(source):
+        image = load_image(source)  # of a file that is broken, this says so
+        return [image.size, hashlib.sha256(image.tobytes()).hexdigest()]
+    if not isinstance(source, (str, os.PathLike)) or is_url(source) or not os.path.exists(source):
         return [str(source)]
     state = os.stat(source)
     return [str(source), state.st_size, state.st_mtime_ns]

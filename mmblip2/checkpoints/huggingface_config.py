@@ -259,6 +259,9 @@ class _Reader:
         text = dict(self.sections['text_config'])
         refuse_code(text, f'text_config of {self.folder}')
         model_type = text.pop('model_type', 'opt')
+        if model_type not in transformers.CONFIG_MAPPING:
+            raise ConfigError(f'{self.folder}: text_config.model_type is {model_type!r}, which transformers '
+                              f'{transformers.__version__} does not know')
         try:
             default = transformers.AutoConfig.for_model(model_type)
             config = transformers.AutoConfig.for_model(model_type, **text)
@@ -318,7 +321,8 @@ class _Reader:
                 for key in ('dtype', 'torch_dtype')]
         dtype = next((str(name).removeprefix('torch.') for name in said if name), 'float32')
         if dtype not in ('float32', 'bfloat16', 'float16'):
-            self.problems.append(f'dtype is {dtype!r}, expected one of float32, bfloat16, float16')
+            raise ConfigError(f'{self.folder} cannot be built here: dtype is {dtype!r}, expected one of float32, '
+                              'bfloat16, float16')
         if dtype == 'float16' and seq2seq:
             self.notes.append('the file is in float16, in which T5 overflows: the language model is built in bfloat16')
             return 'bfloat16'

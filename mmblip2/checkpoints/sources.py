@@ -16,10 +16,19 @@ from urllib.parse import unquote, urlsplit
 from ..errors import CheckpointError, first_lines
 
 LAVIS = 'https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/'
-# What configs call data/pretrained/NAME, and where it is published.
+MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v1/blip2/'
+# Published files by their names, wherever a config or a user says that they are, and where they come from.
 PUBLISHED = {
-    'eva_vit_g.pth': f'{LAVIS}BLIP2/eva_vit_g.pth',
-    'clip_vit_L.pth': f'{LAVIS}BLIP2/clip_vit_L.pth',
+    **{name: f'{LAVIS}BLIP2/{name}' for name in (
+        'eva_vit_g.pth', 'clip_vit_L.pth', 'blip2_pretrained.pth', 'blip2_pretrained_vitL.pth',
+        'blip2_finetune_coco.pth', 'blip2_pretrained_opt2.7b.pth', 'blip2_pretrained_opt6.7b.pth',
+        'blip2_pretrained_flant5xl.pth', 'blip2_pretrained_flant5xl_vitL.pth', 'blip2_pretrained_flant5xxl.pth',
+        'blip2_caption_opt2.7b.pth', 'blip2_caption_opt6.7b.pth', 'blip2_caption_flant5xl.pth')},
+    **{name: f'{LAVIS}InstructBLIP/{name}' for name in (
+        'instruct_blip_vicuna7b_trimmed.pth', 'instruct_blip_vicuna13b_trimmed.pth',
+        'instruct_blip_flanxl_trimmed.pth', 'instruct_blip_flanxxl_trimmed.pth')},
+    **{name: f'{MMPRETRAIN}{name}' for name in (
+        'blip2-opt2.7b_3rdparty_pretrain_20230505-b51db4e1.pth', 'blip2_3rdparty_pretrain_20230505-f7ef4390.pth')},
     'bert-base-uncased': 'google-bert/bert-base-uncased',
 }
 VARIABLE = 'MMBLIP2_WEIGHTS'
@@ -41,7 +50,7 @@ def locate(source: str | Path, what: str = 'checkpoint') -> Path:
 
     Args:
         source: A path; ``https://``, ``http://`` or ``file://`` URL; the name of a model on the Hugging Face hub
-            (``Salesforce/blip2-opt-2.7b``); or a path that ends in a name of ``PUBLISHED``.
+            (``Salesforce/blip2-opt-2.7b``) or the address of its page; or a path that ends in a name of ``PUBLISHED``.
         what: What it is, for the error: 'weights of blip2_3rdparty_retrieval'.
 
     Returns:
@@ -62,11 +71,11 @@ def locate(source: str | Path, what: str = 'checkpoint') -> Path:
         if is_hub_name(origin):
             return _download_folder(origin)
     except (OSError, HTTPException, ValueError) as error:
-        reason = f'and it could not be downloaded from {origin} ({first_lines(error)}). '
+        reason = f'it could not be downloaded from {origin} ({first_lines(error)}). '
     else:
         scheme = f'{text.partition("://")[0]}://' if '://' in text else ''
         foreign = f' ({scheme} is none of https://, http://, file://)' if scheme not in ('', 'file://') else ''
-        reason = f'and there is no address to download it from{foreign}. '
+        reason = f'there is no address to download it from{foreign}. '
     raise CheckpointError(f'{what} {text} not found: {reason}Looked in: {"; ".join(tried)}. Give the path of '
                           f'{_name(text)}, or put it into a folder and set {VARIABLE}=FOLDER')
 
@@ -138,8 +147,11 @@ def is_hub_name(name: str | Path) -> bool:
 
 
 def _published(source: str) -> str:
-    """The address of a file that configs know by its name, or ``source`` itself."""
-    return source if '://' in source else PUBLISHED.get(Path(source).name, source)
+    """The address of a file that is known by its name, the name on the hub of a page there, or ``source`` itself."""
+    if '://' not in source:
+        return PUBLISHED.get(Path(source).name, source)
+    page = re.fullmatch(r'https://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?', source)
+    return page[1] if page else source
 
 
 def _name(source: str) -> str:

@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 _MIN_WIDTH = 320
 _MARGIN = 6
 _FONT_SIZE = 14
+_COLUMNS = 5
 
 
 def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WIDTH) -> Image.Image:
@@ -32,29 +33,32 @@ def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WID
 
 
 def draw_results(title: str, found: list[tuple[Image.Image, str]], size: tuple[int, int]) -> Image.Image:
-    """A new picture: a text, and below it images in one row, each with a line of its own.
+    """A new picture: a text, and below it images in rows of five, each with a line of its own.
 
     Args:
         title: Of the picture, wrapped to its width.
-        found: Images and their lines, from left to right; an image is made smaller where it does not fit.
-        size: Width and height of the picture, pixels; it becomes higher where texts need more room.
+        found: Images and their lines, in reading order; an image is resized to fill its place.
+        size: Width of the picture and its greatest height, pixels, as far as the lines leave room.
 
     Returns:
         Image.Image: RGB.
     """
-    width = max(1, (size[0] - _MARGIN) // max(1, len(found)) - _MARGIN)
+    columns = max(1, min(_COLUMNS, len(found)))
+    rows = -(-len(found) // columns)
+    head = draw_caption(Image.new('RGB', (size[0], 1), 'white'), [title], min_width=1)
+    width = max(1, (size[0] - _MARGIN) // columns - _MARGIN)
+    height = max(1, (size[1] - head.height) // max(1, rows) - _FONT_SIZE - 4 - 2 * _MARGIN)
     tiles = []
     for image, line in found:
-        image = image.copy()
-        image.thumbnail((width, max(1, size[1])))
-        canvas = Image.new('RGB', (width, image.height), 'white')
-        canvas.paste(image.convert('RGB'), ((width - image.width) // 2, 0))
-        tiles.append(draw_caption(canvas, [line], min_width=width))
-    head = draw_caption(Image.new('RGB', (max(1, size[0]), 1), 'white'), [title], min_width=1)
-    picture = Image.new('RGB', (head.width, max([size[1], *(head.height + tile.height for tile in tiles)])), 'white')
+        scale = min(width / image.width, height / image.height)
+        fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        tiles.append(draw_caption(fitted, [line], min_width=width))
+    heights = [max(tile.height for tile in tiles[start:start + columns]) for start in range(0, len(tiles), columns)]
+    picture = Image.new('RGB', (size[0], head.height + sum(heights)), 'white')
     picture.paste(head, (0, 0))
     for place, tile in enumerate(tiles):
-        picture.paste(tile, (_MARGIN + place * (width + _MARGIN), head.height))
+        row, column = divmod(place, columns)
+        picture.paste(tile, (_MARGIN + column * (width + _MARGIN), head.height + sum(heights[:row])))
     return picture
 
 

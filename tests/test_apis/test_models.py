@@ -236,3 +236,45 @@ def test_a_wrong_device_map_is_refused(tiny):
         get_model('tiny_caption', device_map='cpu')
     with pytest.raises(ConfigError, match='cannot be spread by device_map=.*no_such_part'):
         get_model('tiny_caption', device='cpu', device_map={'no_such_part': 'cpu'})
+
+
+def test_a_page_of_the_hub_and_its_name_are_one_model():
+    assert models._entry('Salesforce/blip2-opt-2.7b')['Name'] == 'blip2-opt-2.7b'
+    assert models._entry('BLIP2-opt-2.7b') is models._entry('Salesforce/blip2-opt-2.7b')
+    assert models._entry('Salesforce/blip2-opt-2.7') is None
+
+
+@pytest.fixture(scope='module')
+def hub_folder(tmp_path_factory):
+    """A tiny Blip2ForConditionalGeneration in a folder that is called as a published one."""
+    transformers = pytest.importorskip('transformers')
+    import sys
+    sys.path.insert(0, str(Path(__file__).parents[1] / 'data'))
+    from tiny_huggingface import LANGUAGE, NUM_QUERY, QFORMER, VISION, redraw, write_tokenizers
+    root = tmp_path_factory.mktemp('hub')
+    tokenizer = transformers.AutoTokenizer.from_pretrained(write_tokenizers(root / 'tokenizers')['opt'])
+    config = transformers.Blip2Config(
+        vision_config=VISION, qformer_config=dict(QFORMER, encoder_hidden_size=VISION['hidden_size']),
+        text_config=dict(LANGUAGE['opt'], vocab_size=len(tokenizer)), num_query_tokens=NUM_QUERY)
+    model = redraw(transformers.Blip2ForConditionalGeneration(config), 0)
+    folder = root / 'weights' / 'blip2-opt-2.7b'
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, model
+
+
+@pytest.mark.parametrize('name', ['blip2-opt-2.7b', 'Salesforce/blip2-opt-2.7b'])
+def test_a_name_on_the_hub_is_built_from_its_own_config(hub_folder, monkeypatch, tmp_path, name):
+    folder, theirs = hub_folder
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MMBLIP2_WEIGHTS', str(folder.parent))
+    model = get_model(name, device='cpu')
+    assert model._metainfo['Name'] == 'blip2-opt-2.7b'
+    assert model._config.model.vision.width == 32, 'not the sizes of the config in the index'
+    projection = theirs.language_projection.weight
+    assert torch.equal(model.language_projection.weight, projection)
+    half = get_model(name, device='cpu', dtype='bfloat16')
+    assert {parameter.dtype for parameter in half.language_model.parameters()} == {torch.bfloat16}
+    assert half.language_projection.weight.dtype == torch.float32
+    images = torch.zeros(1, 3, 28, 28)
+    assert isinstance(half(images, [DataSample(prompt='a')], mode='predict')[0].pred_text, str)

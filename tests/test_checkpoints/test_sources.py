@@ -159,7 +159,7 @@ def test_file_urls(places):
     with pytest.raises(CheckpointError, match='is not the file that its name says'):
         locate(path.as_uri())
     path.unlink()
-    with pytest.raises(CheckpointError, match='model-.*not found: and there is no address'):
+    with pytest.raises(CheckpointError, match='model-.*not found: there is no address'):
         locate(path.as_uri())
 
 

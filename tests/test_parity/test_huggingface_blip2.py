@@ -6,9 +6,13 @@ every test that compares outputs first shows that they vary and depend on the im
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from PIL import Image
 
+from mmblip2 import FeatureExtractor, ImageTextMatchingInferencer, TextToImageRetrievalInferencer
 from mmblip2.checkpoints.layouts import recognise
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
@@ -367,3 +371,94 @@ def test_instruction_read_by_the_qformer_changes_the_loss(pairs):
     for sample in samples:
         sample.qformer_text = 'two green stars'
     assert (pair.ours.loss(images, samples)['loss_lm'] - loss).abs() > 1e-3
+
+
+# ------------------------------------------------------------------------------------ feature extractor
+
+def as_files(tmp_path):
+    """Three random pictures of the models' size, as files."""
+    generator = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(tmp_path / f'{i}.png')
+    return tmp_path
+
+
+def extractor(model, monkeypatch, tmp_path):
+    """(A ``FeatureExtractor`` of a model, three image files, their pixel values)."""
+    pipeline = [dict(type='LoadImage'), dict(type='PackInputs')]
+    monkeypatch.setattr(model, '_config', Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline)))),
+                        raising=False)
+    extract, folder = FeatureExtractor(model), as_files(tmp_path)
+    pixels = extract.prepare(extract.image_rows(folder))['images']
+    assert pixels.std() > 0.5
+    return extract, folder, pixels
+
+
+@torch.no_grad()
+def test_features_equal_transformers(retrieval, monkeypatch, tmp_path):
+    (ours, theirs), state = retrieval, retrieval[1].state_dict()
+    extract, folder, pixels = extractor(ours, monkeypatch, tmp_path)
+    text = ours.tokenize(TEXTS)
+    real = text.mask.bool()
+    vision = transformers.Blip2VisionModelWithProjection(theirs.config).eval()
+    words = transformers.Blip2TextModelWithProjection(theirs.config).eval()
+    for model in (vision, words):
+        assert not model.load_state_dict(state, strict=False).missing_keys
+
+    found = extract.extract_features(folder, mode='image')
+    output = vision(pixels)
+    assert_close(extract.get_image_features(folder), output.last_hidden_state)
+    assert_close(found['image_embeds_proj'], output.image_embeds)
+    queries = theirs.query_tokens.expand(3, -1, -1)
+    seen = theirs.qformer(query_embeds=queries, encoder_hidden_states=output.last_hidden_state).last_hidden_state
+    assert_close(found['image_embeds'], seen)
+    assert_close(extract.get_qformer_features(folder), seen)
+
+    found = extract.extract_features(texts=TEXTS, mode='text')
+    output = words(text.input_ids, text.mask)
+    assert_close(found['text_embeds'][real], output.last_hidden_state[real])
+    assert_close(found['text_embeds_proj'][real], output.text_embeds[real])
+    assert_close(extract.get_text_features(TEXTS, project=True)[:, 0], output.text_embeds[:, 0])
+
+    embeds = theirs.embeddings(input_ids=text.input_ids, query_embeds=queries)
+    expected = theirs.qformer(
+        query_embeds=embeds, query_length=NUM_QUERY, attention_mask=torch.cat([real.new_ones(3, NUM_QUERY), real], 1),
+        encoder_hidden_states=vision(pixels).last_hidden_state).last_hidden_state[:, :NUM_QUERY]
+    assert_close(extract.get_qformer_features(folder, TEXTS), expected)
+    assert (expected - seen).abs().max() > 1e-2, 'the text changes nothing'
+
+
+@torch.no_grad()
+def test_matching_and_retrieval_scores_equal_transformers(retrieval, monkeypatch, tmp_path):
+    ours, theirs = retrieval
+    _, folder, pixels = extractor(ours, monkeypatch, tmp_path)
+    text = ours.tokenize(TEXTS)
+    itm = torch.stack([theirs(pixels.roll(-i, 0), text.input_ids, text.mask,
+                              use_image_text_matching_head=True).logits_per_image for i in range(3)])
+    itc = theirs(pixels, text.input_ids, text.mask).logits_per_image
+    match = ImageTextMatchingInferencer(ours)
+    for i, image in enumerate(sorted(folder.iterdir())):
+        for j, found in enumerate(match(image, TEXTS)):
+            logits = itm[(i - j) % 3, j]
+            assert found['itm_score'] == pytest.approx(float(logits.softmax(0)[1]), abs=1e-5)
+            assert found['itc_score'] == pytest.approx(float(itc[i, j]), abs=1e-5)
+    search = TextToImageRetrievalInferencer(ours, folder, progress=False)
+    for j, row in enumerate(search(TEXTS, topk=3)):
+        for found in row:
+            i = found['sample_idx']
+            assert found['match_score'] == pytest.approx(float(itm[(i - j) % 3, j, 1] + itc[i, j]), abs=1e-5)
+
+
+@torch.no_grad()
+def test_features_of_a_generator_equal_transformers(pairs, monkeypatch, tmp_path):
+    pair = pairs('opt')
+    extract, folder, pixels = extractor(pair.ours, monkeypatch, tmp_path)
+    theirs = pair.theirs
+    patches = theirs.vision_model(pixels).last_hidden_state
+    seen = theirs.qformer(query_embeds=theirs.query_tokens.expand(3, -1, -1),
+                          encoder_hidden_states=patches).last_hidden_state
+    assert_close(extract.get_image_features(folder), patches)
+    assert_close(extract.get_qformer_features(folder), seen)
+    prefix = theirs.language_projection(seen)
+    scale = prefix.std()  # its weights are of size 1
+    assert_close(extract.extract_features(folder, mode='image')['image_embeds_proj'] / scale, prefix / scale)

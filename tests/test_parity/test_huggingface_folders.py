@@ -11,7 +11,7 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 
-from mmblip2.apis import get_model
+from mmblip2.apis import FeatureExtractor, get_model, inference_model
 from mmblip2.checkpoints.huggingface_config import config_from_folder
 from mmblip2.errors import ConfigError
 from mmblip2.models.losses import query_text_similarity
@@ -71,6 +71,8 @@ class Saved:
         if not self.instruct:
             qformer['use_qformer_text_input'] = self.reads_text
         text = dict(text_config=dict(LANGUAGE[language], vocab_size=self.image_id + 1)) if language else {}
+        if name == 'Blip2Model' and self.is_t5:
+            text['text_config']['dense_act_fn'] = 'gelu'  # as in the published models, instead of gelu_new
         config = getattr(transformers, f'{prefix}Config')(
             vision_config=VISION, qformer_config=qformer, num_query_tokens=NUM_QUERY, image_text_hidden_size=8,
             image_token_index=self.image_id if language else None, **text)
@@ -248,6 +250,10 @@ def test_vision_model(saved, photos):
     model = saved('Blip2VisionModel')
     expected = model.theirs(model.photos).last_hidden_state
     assert_close(model.ours.encode_image(model.our_photos(photos)).patches, expected)
+    extract = FeatureExtractor(model.folder, device='cpu')
+    assert_close(extract.get_image_features(photos), expected)
+    with pytest.raises(ConfigError, match='vision encoder without a Q-Former: get_image_features is all that it has'):
+        extract.extract_features(photos, mode='image')
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - expected).abs().max() > 1e-2
 
 
@@ -258,6 +264,8 @@ def test_vision_model_with_projection(saved, photos):
     encoded = model.ours.encode_image(model.our_photos(photos))
     assert_close(encoded.patches, output.last_hidden_state)
     assert_close(model.ours.image_features(encoded), output.image_embeds)
+    found = FeatureExtractor(model.folder, device='cpu').extract_features(photos, mode='image')
+    assert_close(found['image_embeds_proj'], output.image_embeds)
     assert (model.theirs(perturbed(model.photos)).image_embeds - output.image_embeds).abs().max() > 1e-2
 
 
@@ -265,7 +273,12 @@ def test_vision_model_with_projection(saved, photos):
 def test_text_model_with_projection(saved):
     model = saved('Blip2TextModelWithProjection')
     text = model.tokenizer(TEXTS, padding=True, return_tensors='pt')
-    expected = model.theirs(text.input_ids, text.attention_mask).text_embeds[:, 0]  # theirs has all tokens
+    expected = model.theirs(text.input_ids, text.attention_mask).text_embeds  # of all tokens
+    real = text.attention_mask.bool()
+    assert not real.all(), 'no padding in the batch'
+    assert_close(FeatureExtractor(model.folder, device='cpu').get_text_features(TEXTS, project=True)[real],
+                 expected[real])
+    expected = expected[:, 0]
     assert_close(model.ours.text_features(model.ours.tokenize(TEXTS)), expected)
     assert (expected[0] - expected[1]).abs().max() > 1e-2
 
@@ -323,6 +336,17 @@ def test_texts_are_identical(saved, photos, name, language, beams):
     found = model.ours.predict(model.our_photos(photos), model.samples())
     assert [sample.pred_text for sample in found] == texts
     assert len(set(texts)) == 3, 'the same text for all rows'
+
+
+@pytest.mark.parametrize('language', ['opt', 'llama'])
+@torch.no_grad()
+def test_inference_model_takes_a_folder_and_an_image(saved, photos, language):
+    """Without a prompt, as transformers' generate without input_ids; the llama's weights are in several files."""
+    model = saved('Blip2ForConditionalGeneration', language)
+    assert (model.folder / 'model.safetensors.index.json').exists() == (language == 'llama')
+    output = model.theirs.generate(pixel_values=model.photos[1:2], do_sample=False, max_new_tokens=30)[0]
+    expected = model.tokenizer.decode(output[output != model.image_id], skip_special_tokens=True).strip()
+    assert inference_model(str(model.folder), photos[1], device='cpu')['pred_caption'] == expected != ''
 
 
 def their_texts(model, beams):

@@ -3,8 +3,8 @@
     python tools/model_converters/huggingface_to_config.py blip2-opt-2.7b --out blip2-opt-2.7b.py
 
 The config names the folder as it is given here: run from where it will be used, or give the whole path. For training
-and tests add the data, the schedule and the evaluation (configs/blip2 has some). For pictures of one's own the config
-is enough: ``inference_model('blip2-opt-2.7b.py', IMAGE, pretrained='blip2-opt-2.7b')``. So is the folder alone.
+and tests add the data, the schedule and the evaluation (configs/blip2 has some). For pictures the config is enough:
+``inference_model('blip2-opt-2.7b.py', IMAGE, pretrained='blip2-opt-2.7b')``. So is the folder alone.
 """
 import argparse
 import sys

@@ -41,7 +41,7 @@ class Blip2Features(VisionLanguageModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: There is neither ``vision`` nor ``qformer``, or tokenizer and Q-Former do not fit.
+        ConfigError: There is neither ``vision`` nor ``qformer``, or tokenizer, projection and Q-Former do not fit.
     """
 
     droppable = ('itm_head.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
@@ -52,6 +52,9 @@ class Blip2Features(VisionLanguageModel):
                  frozen: Sequence[str] = (), data_preprocessor: dict | None = None):
         if vision is None and qformer is None:
             raise ConfigError('Blip2Features has neither vision nor qformer: set one of them, or both')
+        if qformer is None and embed_dim is not None:
+            raise ConfigError(f'embed_dim is {embed_dim}, which projects what a Q-Former gives, and there is none: '
+                              'leave it out, or set qformer')
         if (tokenizer is not None) != bool(getattr(qformer, 'has_text', False)):
             raise ConfigError(f'qformer.vocab_size is {getattr(qformer, "vocab_size", None)} and tokenizer is '
                               f'{tokenizer}: set both for a Q-Former that reads text, neither for one that does not')
