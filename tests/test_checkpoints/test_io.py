@@ -166,3 +166,55 @@ def test_unknown_keys_and_frozen_keys_are_errors_when_initialising(tmp_path):
         io.load_partial(Model(), path)
     with pytest.raises(CheckpointError, match='leave no key'):
         io.load_partial(Model(), [dict(checkpoint=path, include=['nothing*'])])
+
+
+def test_files_from_before_torch_1_6_are_read_too(tmp_path):
+    torch.save({'a': torch.ones(2)}, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    assert (tmp_path / 'old.pth').read_bytes()[:2] != b'PK'
+    assert io.read_checkpoint(tmp_path / 'old.pth')['state_dict']['a'].sum() == 2
+
+
+def test_folder_of_transformers_is_read_safetensors_first(tmp_path):
+    from safetensors.torch import save_file
+    with pytest.raises(CheckpointError, match=r'is a folder without a checkpoint \(iter_\*.pth, epoch_\*.pth; model'):
+        io.read_checkpoint(tmp_path)
+    torch.save({'a': torch.ones(2)}, tmp_path / 'pytorch_model.bin')
+    read = io.read_checkpoint(tmp_path)
+    assert read['state_dict']['a'].sum() == 2 and read['path'] == str(tmp_path) and read['format'] == ''
+    save_file({'a': torch.ones(3)}, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text('{"image_token_index": 7}')
+    read = io.read_checkpoint(tmp_path)
+    assert read['state_dict']['a'].sum() == 3 and read['meta'] == dict(image_token_index=7)
+    (tmp_path / 'config.json').write_text('{"image_to')
+    with pytest.raises(CheckpointError, match='config.json is broken .*copy or download it again'):
+        io.read_checkpoint(tmp_path)
+    save(tmp_path / 'iter_4.pth', dict(b=torch.ones(1)))  # a work directory
+    assert list(io.read_checkpoint(tmp_path)['state_dict']) == ['b']
+
+
+def test_file_url_is_read(tmp_path):
+    save(tmp_path / 'a b.pth', dict(a=torch.ones(1)))
+    assert list(io.read_checkpoint((tmp_path / 'a b.pth').as_uri())['state_dict']) == ['a']
+
+
+def test_code_in_a_shard_is_refused_and_did_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'a': torch.ones(1), 'b': Evil()}, 'pytorch_model-00001-of-00001.bin')
+    (tmp_path / 'pytorch_model.bin.index.json').write_text(
+        '{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
+    with pytest.raises(CheckpointError, match='00001.bin would run code .*was not run'):
+        io.read_checkpoint(tmp_path)
+    assert not (tmp_path / 'evil_ran').exists()
+
+
+@pytest.mark.parametrize('size', [100, 4000, -20])
+def test_truncated_files_of_every_kind_are_named(tmp_path, size):
+    from safetensors.torch import save_file
+    state = {f'{name}.weight': torch.ones(40, 40) for name in 'abc'}
+    save_file(state, tmp_path / 'a.safetensors')
+    torch.save(state, tmp_path / 'a.pth')
+    for name in ('a.safetensors', 'a.pth'):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match=f'{name} is (broken or incomplete|no checkpoint)'):
+            io.read_checkpoint(path)
