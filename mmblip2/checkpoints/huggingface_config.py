@@ -61,6 +61,9 @@ _NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version',
                 'scale_decoder_outputs')  # of a language model, or set by rules below
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt')
+_IMAGE_PROCESSOR = ('crop_size', 'data_format', 'default_to_square', 'do_center_crop', 'do_convert_rgb', 'do_normalize',
+                    'do_pad', 'do_rescale', 'do_resize', 'feature_extractor_type', 'image_mean',
+                    'image_processor_type', 'image_std', 'processor_class', 'resample', 'rescale_factor', 'size')
 _FILTERS = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic', 4: 'box', 5: 'hamming'}  # Pillow's numbers
 
 
@@ -355,22 +358,25 @@ class _Reader:
     def processor(self, image_size):
         """The data preprocessor, and the transforms between loading and packing."""
         given = self.read('processor_config.json').get('image_processor') or self.read('preprocessor_config.json')
+        given = {key: value for key, value in given.items() if value is not None}
         queries = self.read('processor_config.json').get('num_query_tokens')
         if queries not in (None, self.config.get('num_query_tokens', 32)):
             self.problems.append(f'the processor writes {queries} placeholders and the model has '
                                  f'{self.config.get("num_query_tokens", 32)} queries (num_query_tokens)')
-        if not given:
+        if not given and 'vision_config' in _PARTS.get(self.kind, ('vision_config', )):
             self.notes.append('no preprocessor_config.json: images are resized with the bicubic filter and normalised '
                               "with CLIP's mean and standard deviation, as BLIP-2's are")
         for key, value in (('do_resize', True), ('do_center_crop', False), ('do_pad', False)):
-            if (given.get(key) or value) != value and given.get(key) is not None:
+            if given.get(key, value) != value:
                 self.problems.append(f'{key} of the image processor is {given[key]!r}, only {value} can be had')
-        if given.get('do_resize') is False:
-            self.problems.append('do_resize of the image processor is False, only True can be had')
+        for key in given.keys() - set(_IMAGE_PROCESSOR):
+            self.notes.append(f'{key}={given[key]!r} of the image processor is not known here and left out')
         size = given.get('size', image_size)
-        size = (size.get('height'), size.get('width')) if isinstance(size, dict) else (size, size)
-        if size != (image_size, image_size):
-            self.notes.append(f'the image processor makes images of {size[0]} x {size[1]}, the model reads '
+        sides = (size.get('height'), size.get('width')) if isinstance(size, dict) else (size, size)
+        if None in sides:
+            self.problems.append(f'size of the image processor is {size}, expected height and width')
+        elif sides != (image_size, image_size):
+            self.notes.append(f'the image processor makes images of {sides[0]} x {sides[1]}, the model reads '
                               f'{image_size} x {image_size}: the latter is used')
         resample = given.get('resample', 3)
         if resample not in _FILTERS:
