@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 
 from mmblip2.errors import ConfigError, DataError
+from mmblip2.utils.log import say
 
 from .generation import TextInferencer, check_question, kind_of
 from .images import is_several
@@ -158,8 +158,8 @@ class ChatInferencer(TextInferencer):
             if limit is None or length <= limit:
                 if dropped > first and not self._told:
                     self._told = True
-                    print_log(f'the dialogue is longer than the {limit} tokens that the language model reads: the '
-                              'oldest turns are left out (said once a dialogue)', 'current', logging.WARNING)
+                    say(f'the dialogue is longer than the {limit} tokens that the language model reads: the oldest '
+                        'turns are left out (said once a dialogue)', logging.WARNING)
                 return text, dropped
         raise ConfigError(f'image, question and max_new_tokens={max_new_tokens} together make {length} tokens, but the '
                           f'context has {limit}: shorten the question or lower max_new_tokens')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, first_lines
+from ..utils.log import say
 
 _GENERATORS = ('Blip2ForConditionalGeneration', 'Blip2Model', 'InstructBlipForConditionalGeneration')
 # of the others: the sections of their config.json that they build; one without sections is a section itself
@@ -149,9 +150,8 @@ class _Reader:
         """
         if self.problems:
             raise ConfigError(f'{self.folder} cannot be built here: ' + '; '.join(self.problems))
-        from mmengine.logging import print_log
         for note in self.notes:
-            print_log(f'{self.folder}: {note}', logger='current')
+            say(f'{self.folder}: {note}')
 
     def part(self, name, table, only, others=(), dropouts=()):
         """Settings of a part by our names."""

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..utils.log import say
 from .files import FOLDER_FILES, read_file, weights_file
 from .sources import locate
 
@@ -76,15 +77,13 @@ class LoadReport:
 
     def log(self):
         """Log the whole report, for callers without a logger of their own."""
-        from mmengine.logging import print_log
         for line in str(self).splitlines():
-            print_log(line, logger='current')
+            say(line)
 
     def log_notes(self):
         """Log what was changed on the way, for callers that do not log the whole report."""
-        from mmengine.logging import print_log
         for note in self.notes:
-            print_log(f'weights from {self.path}: {note}', logger='current')
+            say(f'weights from {self.path}: {note}')
 
 
 def _prefixes(keys):
@@ -552,7 +551,7 @@ def _without_frozen(model, checkpoint, expected):
         source = getattr(part, 'weights_source', None)
         notes.append(f'{name}: frozen, its {len(keys)} tensors in the file are ' +
                      ('those that it was built with' if str(source) == checkpoint['path'] else
-                      f'not used: it has those of {source}'))
+                      f'not used: it has {"random ones" if source is None else f"those of {source}"}'))
     return state, notes
 
 

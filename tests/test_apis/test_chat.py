@@ -84,7 +84,7 @@ def test_a_class_with_a_prefix_of_its_own_is_used_as_it_is(tiny_generator, reads
 
 def test_the_oldest_turns_give_way_to_the_context(chat, monkeypatch):
     told = []
-    monkeypatch.setattr(chat_module, 'print_log', lambda text, logger, level: told.append((text, level)))
+    monkeypatch.setattr(chat_module, 'say', lambda text, level: told.append((text, level)))
     chat.start(image())
     dropped = [chat(f'is it {word}?', max_new_tokens=5)['dropped_turns'] for word in ('red', 'blue', 'green', 'small')]
     assert dropped[0] == 0 and dropped == sorted(dropped) and dropped[-1] > 0

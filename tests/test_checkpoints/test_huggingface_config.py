@@ -53,7 +53,7 @@ def write(tmp_path, opt_folder, bert_folder):
 def notes(monkeypatch):
     """What is logged."""
     found = []
-    monkeypatch.setattr('mmengine.logging.print_log', lambda message, **kwargs: found.append(message))
+    monkeypatch.setattr('mmblip2.checkpoints.huggingface_config.say', lambda message, level=None: found.append(message))
     return found
 
 

@@ -428,7 +428,7 @@ def test_other_size_and_unknown_keys_name_the_format(retrieval, tmp_path):
 
 def test_whole_report_is_logged_by_get_model(retrieval, monkeypatch):
     lines = []
-    monkeypatch.setattr('mmengine.logging.print_log', lambda line, *args, **kwargs: lines.append(line))
+    monkeypatch.setattr('mmblip2.checkpoints.io.say', lambda line, level=None: lines.append(line))
     path = retrieval.paths['mmpretrain']
     get_model(Config(dict(model=dict(retrieval.cfg, vision_norm_eps=1e-6))), pretrained=path, device='cpu')
     matched = len(retrieval.state)

@@ -181,7 +181,7 @@ class _SharedRows(NamedTuple):
 
 def _shared_rows(data_samples) -> _SharedRows | None:
     """Which samples show the same file; None if none do, or if it is not known."""
-    paths = [None if sample.get('augmented') else sample.get('img_path') for sample in data_samples]
+    paths = [sample.get('img_path') if sample and not sample.get('augmented') else None for sample in data_samples]
     number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
     if None in number or len(number) == len(paths):
         return None
