@@ -68,3 +68,66 @@ def real_parts(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent / 'data' / 'stand_ins')
     yield
     sys.modules.pop('efficientnet_lite_pytorch', None)
+
+
+# the image part of the tiny models' test pipeline
+PIPELINE = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
+
+
+@pytest.fixture
+def tiny_generator(tiny_parts):
+    """Function ``(task, reads_text=False, **model) -> Blip2Generation`` with ``_config``, redrawn from a
+    seed; ``task`` is the transform of the test pipeline that makes the prompt."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import DefaultScope
+
+    import mmblip2.models  # noqa: F401
+    from mmblip2.registry import MODELS
+
+    def build(task, reads_text=False, language_model=None, **model):
+        parts = dict(tiny_parts, qformer=dict(tiny_parts['qformer']))
+        if not reads_text:
+            parts.pop('tokenizer')
+            parts['qformer'].pop('vocab_size')
+        if language_model is not None:
+            parts['language_model'] = language_model
+        cfg = Config(dict(
+            model=dict(type='Blip2Generation', frozen=(), **{'generation': dict(max_new_tokens=6), **model}, **parts),
+            test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, *task, dict(type='PackInputs')]))))
+        with DefaultScope.overwrite_default_scope('mmblip2'):
+            built = MODELS.build(cfg.model).eval()
+        built._config = cfg
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in built.named_parameters():
+            if parameter.ndim > 1:
+                parameter.data.normal_(0, 0.3 if 'language_model' in name else 1., generator=generator)
+        return built
+    return build
+
+
+@pytest.fixture(scope='module')
+def representation(bert_folder):
+    """A ``Blip2Representation`` with ``_config``, redrawn from a seed; its vision has 4 patches of 16 pixels."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.registry import DefaultScope
+
+    import mmblip2.models  # noqa: F401
+    from mmblip2.registry import MODELS
+    cfg = Config(dict(
+        model=dict(
+            type='Blip2Representation', embed_dim=8, max_text_len=24, frozen=(),
+            vision=dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=2, num_heads=2),
+            qformer=dict(type='QFormer', vision_width=16, num_layers=2, width=16, num_heads=2, num_query=3,
+                         max_positions=32, vocab_size=130),
+            tokenizer=dict(type='BertTokenizer', path=bert_folder)),
+        test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='CleanCaption'), dict(type='PackInputs')]))))
+    with DefaultScope.overwrite_default_scope('mmblip2'):
+        built = MODELS.build(cfg.model).eval()
+    built._config = cfg
+    generator = torch.Generator().manual_seed(0)
+    for parameter in built.parameters():
+        if parameter.ndim > 1:
+            parameter.data.normal_(0, 0.3, generator=generator)
+    return built

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmblip2.checkpoints.sources import PUBLISHED
 from mmblip2.utils import config_check
 from mmblip2.utils.meta import build_on_meta, count_parameters
 
@@ -49,10 +50,21 @@ ANSWERS = {
     'blip2-flan-t5xl_16xb8_vqa-vqav2': (VQA, LONG, '{}', 490),
     'blip2-opt2.7b_8xb32_caption': ((5, 1, 30, 1., 1.), A_PHOTO, None, 364),
     'blip2-opt2.7b_8xb16_vqa': (VQA, LONG, None, 224),
+    'blip2-opt6.7b_8xb16_vqa': (VQA, LONG, None, 224),
     'blip2-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
+    'blip2-flan-t5xxl_8xb16_vqa': (VQA, SHORT, None, 224),
+    'blip2-vit-l-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
     'instructblip-vicuna7b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+    'instructblip-vicuna13b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
     'instructblip-flan-t5xl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
+    'instructblip-flan-t5xxl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
 }
+
+
+def entries(folder='*'):
+    """The models of the metafiles."""
+    return [entry for file in sorted((ROOT / 'configs').glob(f'{folder}/metafile.yml'))
+            for entry in yaml.safe_load(file.read_text(encoding='utf-8'))['Models']]
 
 
 def ids(path):
@@ -89,11 +101,14 @@ def test_a_header_says_command_hardware_and_what_to_expect(path):
         assert re.search(r' \d+\.\d', expected)
         assert re.search(r'\((paper, table \d|InstructBLIP paper|mmpretrain|measured)', expected), 'its source'
     tests = re.findall(rf'python tools/test.py configs/{ids(path)} (\S+)', text)
-    if cfg.get('train_dataloader'):
-        assert tests == ([work_dir(path)] if cfg.get('test_dataloader') else []), 'the test reads what was trained'
-    else:
-        assert tests == ['CHECKPOINT']
-        assert 'one that this package wrote' in text.replace('\n# ', ' ') and 'cannot be read yet' in text
+    if cfg.get('train_dataloader') and cfg.get('test_dataloader'):
+        assert tests.pop(0) == work_dir(path), 'the test reads what was trained'
+    weights = {entry['Weights'] for entry in entries() if entry['Config'].endswith(f'/{ids(path)}') and
+               entry.get('Weights')}
+    files = weights | {address.rpartition('/')[2] for address in weights}
+    assert len(tests) == bool(weights and cfg.get('test_dataloader')) and set(tests) <= files, 'the published one'
+    if not cfg.get('train_dataloader'):
+        assert 'CHECKPOINT is that file' in text.replace('\n# ', ' ') and tests
 
 
 def test_what_a_config_starts_from_is_what_the_commands_of_others_wrote(monkeypatch):
@@ -147,6 +162,9 @@ def test_model_builds_without_files(path, monkeypatch, real_parts, tmp_path, opt
     assert all(parameter.is_meta for parameter in model.parameters())
     counts = count_parameters(model)
     assert counts['trainable'] > 0
+    said = [entry['Metadata']['Parameters'] for entry in entries() if entry['Config'] == f'configs/{ids(path)}']
+    if 'language_model' not in cfg.model or path.parent.name != 'quickstart':  # its tokenizer here is another one
+        assert said and set(said) == {counts['total']}, 'Parameters of the metafile'
     for part in cfg.model.get('frozen', ()):
         assert counts['parts'][part]['trainable'] == 0
     if 'load_from' in cfg and isinstance(cfg.load_from, str) and cfg.load_from.startswith('work_dirs/blip2'):
@@ -219,8 +237,7 @@ def test_the_lists_of_configs_are_whole(folder):
     leaves = {path.name for path in folder.glob('*.py')}
     assert set(re.findall(r'\]\(([^)/]+\.py)\)', (folder / 'README.md').read_text(encoding='utf-8'))) == leaves
     metafile = yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))
-    assert sorted(model['Config'] for model in metafile['Models']) == sorted(
-        f'configs/{folder.name}/{leaf}' for leaf in leaves)
+    assert {model['Config'] for model in metafile['Models']} == {f'configs/{folder.name}/{leaf}' for leaf in leaves}
     collections = {collection['Name']: collection for collection in metafile['Collections']}
     assert {collection['README'] for collection in collections.values()} == {f'configs/{folder.name}/README.md'}
     assert {model['In Collection'] for model in metafile['Models']} == set(collections)
@@ -236,12 +253,11 @@ def test_the_index_imports_every_metafile_and_no_name_stands_twice():
 
 
 def test_a_figure_of_a_metafile_stands_in_the_header_of_its_config_too():
-    """And in README.md, where it was measured; no file is offered as weights that cannot be read."""
+    """And in README.md, where it was measured."""
     measured = (ROOT / 'README.md').read_text(encoding='utf-8')
     count = 0
     for folder in FOLDERS:
-        for model in yaml.safe_load((folder / 'metafile.yml').read_text(encoding='utf-8'))['Models']:
-            assert 'Weights' not in model, 'published files cannot be read yet'
+        for model in entries(folder.name):
             text = header(ROOT / model['Config'])
             figures = [value for result in model['Results'] or [] for value in result['Metrics'].values()]
             assert figures or re.search('not measured|no metric|no figure', text), model['Config']
@@ -250,3 +266,29 @@ def test_a_figure_of_a_metafile_stands_in_the_header_of_its_config_too():
                 assert folder.name == 'blip2' or f' {figure} ' in measured, (model['Config'], figure)
                 count += 1
     assert count > 30
+
+
+def test_every_name_has_its_config_and_says_where_weights_and_figures_are_from():
+    for model in entries():
+        name, weights, origin = model['Name'], model.get('Weights'), model.get('Converted From')
+        assert (ROOT / model['Config']).is_file(), name
+        assert isinstance(model['Metadata']['Parameters'], int), name
+        assert (weights is None) == (origin is None), name
+        if weights is not None:
+            assert set(origin) == {'Weights', 'Code'} and all(url.startswith('https://') for url in origin.values())
+            found = PUBLISHED.get(weights.rpartition('/')[2]) or f'https://huggingface.co/Salesforce/{name}'
+            assert weights == found, 'get_model and a path of that name mean one file'
+            assert PUBLISHED[origin['Weights'].rpartition('/')[2]] == origin['Weights'], name
+        if model['Config'].startswith('configs/blip2/'):
+            assert ('Metrics From' in model['Metadata']) == bool(model['Results']), name
+
+
+def test_every_published_file_has_a_name():
+    named = {entry['Weights'] for entry in entries() if entry.get('Weights')}
+    parts = {PUBLISHED[name] for name in ('eva_vit_g.pth', 'clip_vit_L.pth', 'bert-base-uncased')}
+    assert set(PUBLISHED.values()) - parts <= named
+    hub = ['blip2-opt-2.7b', 'blip2-opt-6.7b', 'blip2-opt-2.7b-coco', 'blip2-opt-6.7b-coco', 'blip2-flan-t5-xl',
+           'blip2-flan-t5-xl-coco', 'blip2-flan-t5-xxl', 'blip2-itm-vit-g', 'blip2-itm-vit-g-coco',
+           'instructblip-vicuna-7b', 'instructblip-vicuna-13b', 'instructblip-flan-t5-xl', 'instructblip-flan-t5-xxl']
+    assert {f'https://huggingface.co/Salesforce/{name}' for name in hub} <= named
+    assert all(entry['Name'] in hub for entry in entries() if 'huggingface.co' in (entry.get('Weights') or ''))

@@ -13,7 +13,8 @@ from mmblip2.utils import cli
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description='Test a checkpoint')
     parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
-    parser.add_argument('checkpoint', help='checkpoint file, or the work directory of a training')
+    parser.add_argument('checkpoint', help='file of mmblip2, LAVIS or mmpretrain, work directory of a training, folder '
+                        'of transformers, URL, or name on the Hugging Face hub')
     parser.add_argument('--work-dir', help='folder of the log; default: ./work_dirs/<config name>')
     parser.add_argument('--out', help='JSON file for the metrics, or for what --out-item says')
     parser.add_argument('--out-item', choices=['metrics', 'pred'], default='metrics',
@@ -63,8 +64,11 @@ def main(argv=None):
     check.check_config(cfg, checkpoint=args.checkpoint)
     from mmengine.dist import is_main_process
 
+    from mmblip2.checkpoints.parts import without_drawing
     from mmblip2.engine import Runner
-    metrics = Runner.from_cfg(cfg).test()
+    with without_drawing(cfg.model):
+        runner = Runner.from_cfg(cfg)
+    metrics = runner.test()
     if args.out and args.out_item == 'metrics' and is_main_process():
         path = Path(args.out)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,11 @@
 #   python tools/train.py configs/blip2/blip2-flan-t5xl_16xb16_caption-coco.py --auto-scale-lr
 #   python tools/test.py \
 #       configs/blip2/blip2-flan-t5xl_16xb16_caption-coco.py work_dirs/blip2-flan-t5xl_16xb16_caption-coco
+#   python tools/test.py configs/blip2/blip2-flan-t5xl_16xb16_caption-coco.py blip2_caption_flant5xl.pth
 # The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
 # are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
 # --auto-scale-lr.
+# The last is for LAVIS's file of this training, which is got where it is nowhere here (README.md).
 # Hardware of LAVIS's config: 16 GPUs. Expected (paper, table 3), COCO Karpathy test: BLEU-4 42.4, CIDEr 144.5.
 _base_ = [
     '../_base_/models/blip2-flan-t5xl.py', '../_base_/datasets/coco_caption_364.py',

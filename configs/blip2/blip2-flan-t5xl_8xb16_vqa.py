@@ -1,10 +1,11 @@
 # Zero-shot question answering on VQAv2 val by the published stage 2 with Flan-T5-XL.
-#   python tools/test.py configs/blip2/blip2-flan-t5xl_8xb16_vqa.py CHECKPOINT
+#   python tools/test.py configs/blip2/blip2-flan-t5xl_8xb16_vqa.py blip2_pretrained_flant5xl.pth
 #   bash tools/dist_test.sh configs/blip2/blip2-flan-t5xl_8xb16_vqa.py CHECKPOINT 8
 # Hardware: 8 GPUs, 16 images each at a time, as the name says.
-# CHECKPOINT is one that this package wrote. The published files (LAVIS, mmpretrain) cannot be read yet: their
-# names differ, and the tool that converts them is not there yet.
-# Expected (paper, table 2): accuracy 63.1 on val, 63.0 on test-dev; a comment in LAVIS's config says 63.13 on val.
+# The first command gets LAVIS's file where it is nowhere here (places: README.md). CHECKPOINT is
+# that file, transformers' folder or name on the hub (Salesforce/blip2-flan-t5-xl), or what this package wrote.
+# Expected (paper, table 2): accuracy 63.1 on val, 63.0 on test-dev, OK-VQA 40.7, GQA 44.2; a comment in LAVIS's config
+# says 63.13 on val. Published, not run here.
 _base_ = ['../_base_/models/blip2-flan-t5xl.py', '../_base_/default_runtime.py']
 
 model = dict(generation=dict(num_beams=5, max_new_tokens=10, length_penalty=-1.))

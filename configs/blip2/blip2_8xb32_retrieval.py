@@ -1,9 +1,11 @@
 # Retrieval on COCO's 5,000 test images by the published ViT-g fine-tuned on COCO (named as in mmpretrain).
-#   python tools/test.py configs/blip2/blip2_8xb32_retrieval.py CHECKPOINT
+#   python tools/test.py configs/blip2/blip2_8xb32_retrieval.py \
+#       https://download.openmmlab.com/mmclassification/v1/blip2/blip2_3rdparty_pretrain_20230505-f7ef4390.pth
 #   bash tools/dist_test.sh configs/blip2/blip2_8xb32_retrieval.py CHECKPOINT 8
 # Hardware: 8 GPUs, 32 images each at a time, as the name says.
-# CHECKPOINT is one that this package wrote. The published files (LAVIS, mmpretrain) cannot be read yet: their
-# names differ, and the tool that converts them is not there yet.
+# The first command gets mmpretrain's file where it is nowhere here (places: README.md). CHECKPOINT is
+# that file, LAVIS's blip2_finetune_coco.pth, transformers' folder or name on the hub
+# (Salesforce/blip2-itm-vit-g-coco), or what this package wrote.
 # Expected (paper, table 5), recall@1 / 5 / 10: image to text 85.4 / 97.0 / 98.5, text to image 68.3 / 87.7 / 92.6.
 _base_ = ['../_base_/models/blip2_vit-g.py', '../_base_/default_runtime.py']
 

@@ -4,9 +4,11 @@
 #   python tools/train.py configs/blip2/blip2_vit-g_16xb14_retrieval-coco.py --auto-scale-lr
 #   python tools/test.py \
 #       configs/blip2/blip2_vit-g_16xb14_retrieval-coco.py work_dirs/blip2_vit-g_16xb14_retrieval-coco
+#   python tools/test.py configs/blip2/blip2_vit-g_16xb14_retrieval-coco.py blip2_finetune_coco.pth
 # The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
 # are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
 # --auto-scale-lr; ITC then has fewer negatives, too (half on one machine of 8).
+# The last is for LAVIS's file of this training, which is got where it is nowhere here (README.md).
 # Hardware of LAVIS's config: 16 GPUs. Expected (paper, table 5), COCO 5K test, recall@1 / 5 / 10:
 # image to text 85.4 / 97.0 / 98.5, text to image 68.3 / 87.7 / 92.6.
 _base_ = [

@@ -2,9 +2,11 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST bash tools/dist_train.sh configs/blip2/blip2_vit-g_stage1.py 8
 #   python tools/train.py configs/blip2/blip2_vit-g_stage1.py --auto-scale-lr
 #   python tools/test.py configs/blip2/blip2_vit-g_stage1.py work_dirs/blip2_vit-g_stage1
+#   python tools/test.py configs/blip2/blip2_vit-g_stage1.py blip2_pretrained.pth
 # The first is for two machines of 8 GPUs: NODE_RANK=1 on the second, HOST is the first. Batch size and learning rate
 # are those of 16 processes. With fewer (one machine without these variables, or one process) the batch is smaller: add
 # --auto-scale-lr; ITC then has fewer negatives, too (half on one machine of 8).
+# The last is for LAVIS's file of this training, which is got where it is nowhere here (README.md).
 # Hardware of the paper: 16 A100 40G, less than 6 days. Expected: the paper has no metric of stage 1 alone; retrieval is
 # reported after fine-tuning on COCO (table 5), see blip2_vit-g_16xb14_retrieval-coco.py.
 _base_ = [

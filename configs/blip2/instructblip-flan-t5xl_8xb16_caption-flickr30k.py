@@ -1,10 +1,12 @@
 # InstructBLIP with Flan-T5-XL: BLIP-2's stage 2 whose Q-Former reads the instruction, too. Captions of Flickr30K.
-#   python tools/test.py configs/blip2/instructblip-flan-t5xl_8xb16_caption-flickr30k.py CHECKPOINT
+#   python tools/test.py \
+#       configs/blip2/instructblip-flan-t5xl_8xb16_caption-flickr30k.py instruct_blip_flanxl_trimmed.pth
 #   bash tools/dist_test.sh configs/blip2/instructblip-flan-t5xl_8xb16_caption-flickr30k.py CHECKPOINT 8
 # Hardware: 8 GPUs, 16 images each at a time, as the name says.
-# CHECKPOINT is one that this package wrote, and no config here trains one. LAVIS's published files cannot be read yet:
-# their names differ, and the tool that converts them is not there yet.
-# Expected: no figure copied here; it is Flickr30K's column in table 1 of the InstructBLIP paper, arXiv 2305.06500.
+# The first command gets LAVIS's file where it is nowhere here (places: README.md). CHECKPOINT is
+# that file, transformers' folder or name on the hub (Salesforce/instructblip-flan-t5-xl), or what this package wrote.
+# Expected (InstructBLIP paper, arXiv 2305.06500, table 1): CIDEr 84.5 on Flickr30K test, 119.9 on NoCaps; published,
+# not run here.
 _base_ = ['../_base_/models/blip2-flan-t5xl.py', '../_base_/default_runtime.py']
 instruction = 'A short image description.'
 

@@ -1,11 +1,13 @@
 # InstructBLIP with Vicuna-7B: BLIP-2's stage 2 whose Q-Former reads the instruction, too. Captions of Flickr30K.
-#   python tools/test.py configs/blip2/instructblip-vicuna7b_8xb16_caption-flickr30k.py CHECKPOINT
+#   python tools/test.py \
+#       configs/blip2/instructblip-vicuna7b_8xb16_caption-flickr30k.py instruct_blip_vicuna7b_trimmed.pth
 #   bash tools/dist_test.sh configs/blip2/instructblip-vicuna7b_8xb16_caption-flickr30k.py CHECKPOINT 8
 # Hardware: 8 GPUs, 16 images each at a time, as the name says.
-# CHECKPOINT is one that this package wrote, and no config here trains one. LAVIS's published files cannot be read yet:
-# their names differ, and the tool that converts them is not there yet.
-# Expected (InstructBLIP paper, arXiv 2305.06500, as quoted in LAVIS issue 719), Flickr30K test: CIDEr 82.4; that thread
-# measures 83.1 with the prompt "A short image caption." and 60.9 with a colon at the end of the paper's prompt.
+# The first command gets LAVIS's file where it is nowhere here (places: README.md). CHECKPOINT is
+# that file, transformers' folder or name on the hub (Salesforce/instructblip-vicuna-7b), or what this package wrote.
+# Expected (InstructBLIP paper, arXiv 2305.06500, table 1): CIDEr 82.4 on Flickr30K test, 123.1 on NoCaps; published,
+# not run here. LAVIS issue 719 measures 83.1 on Flickr30K with the prompt "A short image caption." and 60.9 with a
+# colon at the end of the paper's prompt.
 _base_ = ['../_base_/models/blip2_vit-g.py', '../_base_/default_runtime.py']
 instruction = 'A short image description.'
 

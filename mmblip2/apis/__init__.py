@@ -1,3 +1,15 @@
-from .inference import get_model, inference_model
+from .base import BaseInferencer
+from .caption import ImageCaptionInferencer
+from .chat import ChatInferencer
+from .features import FeatureExtractor
+from .inference import inference_model
+from .matching import ImageTextMatchingInferencer
+from .models import get_model, list_models
+from .retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
+from .vqa import VisualQuestionAnsweringInferencer
 
-__all__ = ['get_model', 'inference_model']
+__all__ = [
+    'BaseInferencer', 'ChatInferencer', 'FeatureExtractor', 'ImageCaptionInferencer', 'ImageTextMatchingInferencer',
+    'ImageToTextRetrievalInferencer', 'TextToImageRetrievalInferencer', 'VisualQuestionAnsweringInferencer',
+    'get_model', 'inference_model', 'list_models'
+]

@@ -1,80 +1,51 @@
-"""Use a trained model on images of one's own, with the result keys of mmpretrain."""
+"""One call for a caption, an answer, a search or a comparison, with the result keys of mmpretrain."""
+import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
+from mmblip2.errors import ConfigError
 
-from mmblip2.errors import ConfigError, DataError
-
-from .trust import config_inside
-
-ImageLike = str | Path | Image.Image
-
-
-def get_model(model, pretrained: str | None = None, device: str | None = None):
-    """Build a model for inference.
-
-    Args:
-        model (str | Path | Config): A checkpoint of ours (its config is inside), a work directory (its newest
-            checkpoint), or a config: a file, or the name of one that comes with the package.
-        pretrained (str, optional): With a config: the checkpoint, or work directory, to load.
-        device (str, optional): Default: the GPU if there is one, otherwise the CPU.
-
-    Returns:
-        nn.Module: In eval mode, with the config it was built from as ``_config``.
-
-    Raises:
-        ConfigError: A config without ``pretrained``, or no such config.
-        CheckpointError: The checkpoint does not fit, a frozen part is missing or another one, or the config inside
-            names what is not registered (a file may not choose what is run).
-    """
-    from mmengine.config import Config
-    from mmengine.registry import DefaultScope
-
-    from mmblip2.checkpoints import io
-    from mmblip2.registry import MODELS
-    from mmblip2.utils.config_check import load_config
-    from mmblip2.utils.paths import find_config
-    checkpoint = None
-    given_path = isinstance(model, (str, Path))
-    if given_path and Path(model).suffix not in ('.py', '.pth', '.safetensors') and not Path(model).exists():
-        model = find_config(model, 'checkpoint, work directory or config')
-    if given_path and Path(model).suffix != '.py':
-        if pretrained is not None:
-            raise ConfigError(f'{model} is a checkpoint already: leave pretrained out, or give a config file first')
-        pretrained = str(model)
-        checkpoint = io.read_checkpoint(model)
-        cfg = config_inside(checkpoint['meta'], model)
-    else:
-        cfg = model if isinstance(model, Config) else load_config(model)
-        if pretrained is None:
-            raise ConfigError(f'{model} is a config: give pretrained=CHECKPOINT, or no weights would be loaded')
-    with DefaultScope.overwrite_default_scope('mmblip2'):
-        built = MODELS.build(cfg.model)
-    io.load_strict(built, checkpoint or io.read_checkpoint(pretrained), pretrained).log_notes()
-    built._config = cfg
-    return built.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval()
+from .base import build_model
+from .caption import ImageCaptionInferencer
+from .images import is_image, is_several
+from .matching import ImageTextMatchingInferencer
+from .models import get_model
+from .retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
+from .vqa import VisualQuestionAnsweringInferencer
 
 
-@torch.no_grad()
-def inference_model(model, inputs: ImageLike | Sequence[ImageLike], question: str | None = None,
-                    prototype: Sequence | None = None, topk: int = 1, **kwargs):
-    """Caption an image, answer a question about it, or retrieve.
+def inference_model(model, inputs, question: str | Sequence[str] | None = None, prototype: Any = None, topk: int = 1,
+                    **kwargs):
+    """Caption an image, answer a question about it, search, or compare it with a text.
+
+    What is done follows from the model and the arguments, of a retrieval model from the kind of ``prototype``:
+
+    ==================== ============================== =====================================
+    model writes text    no ``question``                ``ImageCaptionInferencer``
+    model writes text    ``question``                   ``VisualQuestionAnsweringInferencer``
+    retrieval model      ``prototype`` of texts         ``ImageToTextRetrievalInferencer``
+    retrieval model      ``prototype`` of images        ``TextToImageRetrievalInferencer``
+    retrieval model      ``texts``, no ``prototype``    ``ImageTextMatchingInferencer``
+    ==================== ============================== =====================================
 
     Args:
         model (str | Path | Config | nn.Module): What :func:`get_model` takes or gives.
-        inputs: An image (path or ``PIL.Image``), or a list of images; for retrieval also a text.
-        question (str, optional): About the image; makes it visual question answering.
-        prototype (Sequence, optional): The gallery of a retrieval model: texts, when ``inputs`` is an image, or
-            images, when it is a text.
-        topk (int): Retrieval results that are returned.
-        **kwargs: For :func:`get_model` (``pretrained``, ``device``).
+        inputs: An image (path, URL, ``PIL.Image``, array in BGR), or several of them as a list, generator or
+            directory; to search images a text, or a list of texts.
+        question: About the image; makes it visual question answering. One for all images, or a list.
+        prototype: The gallery of a retrieval model: texts (a list, or a file with one a line) to search with an image;
+            images (a list, directory, config of a data set, data set or loader) to search with a text.
+        topk: Retrieval results that are returned.
+        **kwargs: Arguments of :func:`get_model` (``pretrained``, ``device``, ``dtype`` ...) go there, those of the
+            inferencer's constructor (``prototype_cache``, ``fast_match`` ...) there, all others to its call
+            (``prompt``, ``num_captions``, ``template``, ``texts``, ``show_dir``, ``num_beams`` ...).
 
     Returns:
-        dict | list: ``{'pred_caption'}``, ``{'question', 'pred_answer'}``, or the ``topk`` best as a list of
-        ``{'match_score', 'sample_idx', 'text'}`` (of images: ``'img_path'``). A list of images gives a list.
+        dict | list: ``{'pred_caption'}``, ``{'question', 'pred_answer'}``, ``{'itm_score', 'itc_score'}``, or the
+        ``topk`` best as a list of ``{'match_score', 'sample_idx', 'text'}`` (of images: ``'sample'`` and
+        ``'img_path'``). Several images, questions or texts give a list of these.
 
     Raises:
         ConfigError: The arguments do not fit the model.
@@ -84,84 +55,88 @@ def inference_model(model, inputs: ImageLike | Sequence[ImageLike], question: st
         >>> inference_model('work_dirs/quickstart/stage2', 'data/shapes/test/000000004501.jpg')
         {'pred_caption': 'a small red circle and a large blue star'}
     """
-    from mmblip2.models import Blip2Representation
-    if not isinstance(model, torch.nn.Module):
-        model = get_model(model, **kwargs)
-    elif kwargs:
-        raise ConfigError(f'{", ".join(kwargs)}: only with the name of a model, this one is built already')
-    from mmblip2.engine.autocast import autocast_context
-    wrapper = model._config.get('optim_wrapper') or {}
-    with autocast_context(wrapper.get('dtype')):
-        if isinstance(model, Blip2Representation):
-            if prototype is None:
-                raise ConfigError('this is a retrieval model: give prototype=[texts] to search texts for an image, or '
-                                  'prototype=[images] to search images for a text')
-            return _retrieve(model, inputs, list(prototype), topk)
-        images = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        results = _generate(model, images, question)
-    return results if isinstance(inputs, (list, tuple)) else results[0]
+    from mmblip2.models import Blip2Generation, Blip2Representation
+    model = build_model(model, **_take(kwargs, get_model, ('model', )))
+    if isinstance(model, Blip2Representation):
+        return _represent(model, inputs, question, prototype, topk, kwargs)
+    if not isinstance(model, Blip2Generation):
+        raise ConfigError(f'inference_model does nothing with a {type(model).__name__}: for its features take '
+                          'FeatureExtractor')
+    if prototype is not None or topk != 1:
+        raise ConfigError(f'{"prototype" if prototype is not None else "topk"} is for retrieval, and this '
+                          f'{type(model).__name__} writes text: leave it out, or take a retrieval model')
+    if question is None:
+        captions = ImageCaptionInferencer(model)
+        if captions.prompt_step('VQAPrompt') is not None and kwargs.get('prompt') is None:
+            raise ConfigError('this model answers questions: give question="...", or prompt="..." for a caption')
+        return _like(captions(inputs, **kwargs), is_several(inputs))
+    several = is_several(inputs) or not isinstance(question, str)
+    return _like(VisualQuestionAnsweringInferencer(model)(inputs, question, **kwargs), several)
 
 
-def _prepare(model, images: Sequence[ImageLike], **fields) -> dict:
-    """Images through the test pipeline of the model's config, as one preprocessed batch."""
-    from mmengine.dataset import Compose, pseudo_collate
-    from mmengine.registry import DefaultScope
-
-    from mmblip2 import datasets  # noqa: F401 (registers the transforms)
-    dataset = (model._config.get('test_dataloader') or model._config.get('val_dataloader') or {}).get('dataset')
-    if not dataset:
-        raise ConfigError('the config of this model has no test_dataloader, whose pipeline would prepare the images')
-    with DefaultScope.overwrite_default_scope('mmblip2'):
-        pipeline = Compose(dataset['pipeline'])
-    rows = []
-    for index, image in enumerate(images):
-        if isinstance(image, Image.Image):
-            source: dict[str, Any] = dict(image=image)
-        elif isinstance(image, (str, Path)):
-            source = dict(img_path=str(image))
-        else:
-            raise DataError(f'image {index} is a {type(image).__name__}: expected a path or a PIL.Image')
-        rows.append(pipeline(dict(sample_idx=index, **source, **fields)))
-    return model.data_preprocessor(pseudo_collate(rows), False)
-
-
-def _generate(model, images, question) -> list[dict]:
-    transforms = [step['type'] for step in model._config.test_dataloader.dataset.pipeline]
-    answers = any(name.split('.')[-1] == 'VQAPrompt' for name in transforms)
-    if answers != (question is not None):
-        raise ConfigError('this model answers questions: give question="..."' if answers else
-                          'this model writes captions: leave question out, or take a model trained for VQA')
-    fields = dict(question=question) if answers else {}
-    samples = model(**_prepare(model, images, **fields), mode='predict')
-    if answers:
-        return [dict(question=question, pred_answer=sample.pred_text) for sample in samples]
-    return [dict(pred_caption=sample.pred_text) for sample in samples]
-
-
-def _is_image(value) -> bool:
-    return isinstance(value, (Image.Image, Path)) or (isinstance(value, str) and Path(value).suffix.lower() in
-                                                      Image.registered_extensions())
-
-
-def _retrieve(model, query, prototype, topk) -> list[dict]:
-    """Rank the gallery by ITM logit + ITC cosine."""
-    from mmblip2.models.losses import query_text_similarity
-    if not prototype or isinstance(query, (list, tuple)):
-        raise ConfigError('retrieval takes one image or one text, and a prototype with at least one entry')
-    Image.init()
-    if _is_image(query) and not any(map(_is_image, prototype)):
-        images, texts = [query], prototype
-    elif not _is_image(query) and all(map(_is_image, prototype)):
-        images, texts = prototype, [query]
-    else:
+def _represent(model, inputs, question, prototype, topk, kwargs):
+    """Search or compare."""
+    if question is not None:
+        raise ConfigError('this is a retrieval model, which answers no question: leave question out, or take a model '
+                          'that writes text')
+    if prototype is None and kwargs.get('texts') is not None:
+        several = is_several(inputs) or not isinstance(kwargs['texts'], str)
+        return _like(ImageTextMatchingInferencer(model)(inputs, **kwargs), several)
+    if prototype is None and kwargs.get('prototype_cache') is None:
+        raise ConfigError('this is a retrieval model: give prototype=[texts] to search texts for an image, '
+                          'prototype=[images] to search images for a text, or texts=... to compare an image with them')
+    if not isinstance(inputs, (str, os.PathLike)) and is_several(inputs):
+        inputs = list(inputs)
+    images = _are_images(prototype)
+    if images is None:  # a gallery from a file: it has what the query is not
+        images = not _is_image_query(inputs)
+    if _is_image_query(inputs, directory=not images) == images:
         raise ConfigError('retrieval takes an image and texts, or a text and images; the query is '
-                          f'{"an image" if _is_image(query) else "a text"} and so is some of the prototype')
-    encoded = model.encode_image(_prepare(model, images)['images'])
-    text = model.tokenize(list(texts), encoded.patches.device)
-    scores = query_text_similarity(model.image_features(encoded), model.text_features(text))  # (I, N)
-    for i in range(len(images)):
-        scores[i] += model.score_pairs(model.qformer.project_image(encoded.patches[i:i + 1]), text)
-    best = scores.flatten().float().topk(min(topk, scores.numel()))
-    name, gallery = ('text', texts) if images == [query] else ('img_path', images)
-    return [{'match_score': score, 'sample_idx': index, name: gallery[index]}
-            for score, index in zip(best.values.tolist(), best.indices.tolist())]
+                          f'{"an image" if images else "a text"} and so is some of the prototype')
+    several = is_several(inputs) and not (images and isinstance(inputs, str))  # a text may name a directory
+    kind = TextToImageRetrievalInferencer if images else ImageToTextRetrievalInferencer
+    progress = dict(progress=kwargs['progress']) if 'progress' in kwargs else {}
+    inferencer = kind(model, prototype, **_take(kwargs, kind.__init__, ('self', 'model', 'prototype')))
+    found = inferencer(inputs, topk, **kwargs, **progress)
+    if images:
+        for row in (row for rows in found for row in rows):
+            row['img_path'] = (prototype[row['sample_idx']] if isinstance(prototype, (list, tuple)) else
+                               row['sample'].get('img_path'))
+    return _like(found, several)
+
+
+def _take(kwargs: dict, function, but: Sequence[str]) -> dict:
+    """Remove from ``kwargs`` what ``function`` names as its parameters, and return it."""
+    names = [name for name, item in inspect.signature(function).parameters.items()
+             if item.kind is not item.VAR_KEYWORD and name not in but]
+    return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+
+def _like(results: list, several: bool):
+    return results if several else results[0]
+
+
+def _is_image_query(inputs, directory: bool = True) -> bool:
+    """Whether the query is an image (or several), not a text; the name of a directory counts as ``directory`` says."""
+    if isinstance(inputs, list):
+        return bool(inputs) and all(map(is_image, inputs))
+    return is_image(inputs) or (directory and is_several(inputs))
+
+
+def _are_images(prototype) -> bool | None:
+    """Whether a gallery has images or texts; None without a gallery.
+
+    Raises:
+        ConfigError: It is empty, or has both.
+    """
+    if prototype is None:
+        return None
+    if isinstance(prototype, (str, os.PathLike)):
+        return Path(prototype).is_dir() or is_image(str(prototype))
+    if not isinstance(prototype, (list, tuple)):
+        return True  # a data set, its config, or a loader
+    kinds = {is_image(item) for item in prototype}
+    if len(kinds) != 1:
+        raise ConfigError('retrieval takes one image or one text, and a prototype with at least one entry' if not kinds
+                          else 'some entries of the prototype are images and some are texts: give one kind')
+    return kinds.pop()

@@ -1,5 +1,4 @@
 """Reading, writing and matching checkpoints."""
-from .huggingface import from_huggingface, to_huggingface
 from .io import (
     FORMAT,
     LoadReport,
@@ -11,5 +10,5 @@ from .io import (
     write_checkpoint,
 )
 
-__all__ = ['FORMAT', 'LoadReport', 'find_checkpoints', 'from_huggingface', 'frozen_record', 'load_weights',
-           'read_checkpoint', 'saved_state', 'to_huggingface', 'write_checkpoint']
+__all__ = ['FORMAT', 'LoadReport', 'find_checkpoints', 'frozen_record', 'load_weights', 'read_checkpoint',
+           'saved_state', 'write_checkpoint']

@@ -1,141 +1,114 @@
-"""BLIP-2 and InstructBLIP weights in the layout of transformers: ``Blip2ForConditionalGeneration``,
-``Blip2ForImageTextRetrieval``, ``InstructBlipForConditionalGeneration`` (the same keys in transformers 4.57 and 5.23).
+"""BLIP-2 and InstructBLIP checkpoints in the names of transformers (the same keys in transformers 4.57 and 5.23).
 
-The key map is data, one row a module; ``{}`` is a layer's number. Epsilons are no weights: a model that shall equal
-transformers needs ``vision_norm_eps=1e-6`` (transformers has one epsilon for the vision encoder and the norm after it).
+One table a class. Epsilons are no weights: a model that shall equal transformers needs ``vision_norm_eps=1e-6``
+(transformers has one epsilon for the vision encoder and the norm after it).
 """
-import re
-
-import torch
+from collections.abc import Iterable
 
 from ..errors import CheckpointError
-from .io import _some
+from .keymap import Layout, inner, strip
 from .vision import BLIP2_INSIDE, BLIP2_OUTSIDE
 
-_LAYER = 'qformer.encoder.layer.{}.'
 
-# transformers -> ours; modules, of which the parameters keep their names, and single parameters
-_KEYS = {
-    **{f'vision_model.{theirs}': f'vision.{ours}' for theirs, ours in BLIP2_OUTSIDE.items()},
-    **{f'vision_model.encoder.layers.{{}}.{theirs}': f'vision.blocks.{{}}.{ours}'
-       for theirs, ours in BLIP2_INSIDE.items()},
-    'vision_model.post_layernorm': 'vision_norm',
-    'query_tokens': 'qformer.queries',
-    _LAYER + 'attention.attention.query': 'qformer.layers.{}.attention.query',
-    _LAYER + 'attention.attention.key': 'qformer.layers.{}.attention.key',
-    _LAYER + 'attention.attention.value': 'qformer.layers.{}.attention.value',
-    _LAYER + 'attention.output.dense': 'qformer.layers.{}.attention.output',
-    _LAYER + 'attention.output.LayerNorm': 'qformer.layers.{}.attention_norm',
-    _LAYER + 'crossattention.attention.query': 'qformer.layers.{}.cross_attention.query',
-    _LAYER + 'crossattention.attention.key': 'qformer.layers.{}.cross_attention.key',
-    _LAYER + 'crossattention.attention.value': 'qformer.layers.{}.cross_attention.value',
-    _LAYER + 'crossattention.output.dense': 'qformer.layers.{}.cross_attention.output',
-    _LAYER + 'crossattention.output.LayerNorm': 'qformer.layers.{}.cross_attention_norm',
-    _LAYER + 'intermediate_query.dense': 'qformer.layers.{}.query_mlp.fc1',
-    _LAYER + 'output_query.dense': 'qformer.layers.{}.query_mlp.fc2',
-    _LAYER + 'output_query.LayerNorm': 'qformer.layers.{}.query_norm',
-    _LAYER + 'intermediate.dense': 'qformer.layers.{}.text_mlp.fc1',
-    _LAYER + 'output.dense': 'qformer.layers.{}.text_mlp.fc2',
-    _LAYER + 'output.LayerNorm': 'qformer.layers.{}.text_norm',
-    'vision_projection': 'itc_head.vision_proj',
-    'text_projection': 'itc_head.text_proj',
-    'itm_head': 'itm_head.classifier',
-    'language_projection': 'language_projection',
-}
-# The text embeddings of the Q-Former stand in two places.
-_TEXT_KEYS = {
-    'blip-2': {
-        'qformer.layernorm': 'qformer.embedding_norm',
-        'embeddings.word_embeddings': 'qformer.word_embeddings',
-        'embeddings.position_embeddings': 'qformer.position_embeddings',
-    },
-    'instructblip': {
-        'qformer.embeddings.layernorm': 'qformer.embedding_norm',
-        'qformer.embeddings.word_embeddings': 'qformer.word_embeddings',
-        'qformer.embeddings.position_embeddings': 'qformer.position_embeddings',
-    },
-}
-_LANGUAGE = ('language_model.', 'language_model.model.')
-_BUFFERS = ('embeddings.position_ids', 'qformer.embeddings.position_ids')  # 0, 1, 2 ... in older files
-_QKV_BIAS = re.compile(r'vision\.blocks\.\d+\.attn\.qkv\.bias')
-_QV_BIAS = re.compile(r'(vision\.blocks\.\d+\.attn\.)(q_bias|v_bias)')
+def _vision(prefix):
+    """Rows of ``Blip2VisionModel``."""
+    rows = {f'{prefix}embeddings.patch_embedding.*': 'vision.patch_embed.*',
+            f'{prefix}post_layernorm.*': 'vision_norm.*'}
+    rows.update({f'{prefix}{theirs}': f'vision.{ours}' for theirs, ours in BLIP2_OUTSIDE.items()
+                 if ours != 'patch_embed'})
+    rows.update({f'{prefix}encoder.layers.{{}}.{theirs}.*': f'vision.blocks.{{}}.{ours}.*'
+                 for theirs, ours in BLIP2_INSIDE.items()})
+    return rows
 
 
-def from_huggingface(state):
-    """Weights of transformers' BLIP-2 or InstructBLIP under our names.
-
-    The bias of the fused attention projection is split; its key part is dropped, because it cannot change a softmax.
-    What transformers does not have is not in the result: temperature and ITG head of a ``Blip2Representation``.
-
-    Args:
-        state (dict[str, Tensor]): A state dict of one of the three classes above, whole or in part.
-
-    Returns:
-        dict[str, Tensor]: The same tensors under the names of ``Blip2Representation`` or ``Blip2Generation``; the
-        language model, if there is one, under ``language_model.model.``.
-
-    Raises:
-        CheckpointError: A key belongs to none of the three classes.
-    """
-    table = {**_KEYS, **_TEXT_KEYS['blip-2'], **_TEXT_KEYS['instructblip']}
-    renamed, unknown = _rename(state, table, *_LANGUAGE)
-    unknown = [key for key in unknown if key not in _BUFFERS]
-    if unknown:
-        raise CheckpointError(f'{len(unknown)} keys are none of a BLIP-2 or InstructBLIP of transformers '
-                              f'({_some(unknown)}): expected a state dict of Blip2ForConditionalGeneration, '
-                              'Blip2ForImageTextRetrieval or InstructBlipForConditionalGeneration')
-    result = {}
-    for key, value in renamed.items():
-        if _QKV_BIAS.fullmatch(key):
-            query, _, value_ = value.chunk(3)
-            result[key.replace('qkv.bias', 'q_bias')], result[key.replace('qkv.bias', 'v_bias')] = query, value_
-        else:
-            result[key] = value
-    return result
+def _qformer(prefix, norm, embeddings=None):
+    """Rows of ``Blip2QFormerModel`` or ``InstructBlipQFormerModel``; the text embeddings stand in two places."""
+    rows = {f'{prefix}{norm}.*': 'qformer.embedding_norm.*', **inner(f'{prefix}encoder.layer.{{}}.', 'attention')}
+    if embeddings is not None:
+        rows[f'{embeddings}word_embeddings.weight'] = 'qformer.word_embeddings.weight'
+        rows[f'{embeddings}position_embeddings.weight'] = 'qformer.position_embeddings.weight'
+    return rows
 
 
-def to_huggingface(state, layout='blip-2'):
-    """Our weights under the names of transformers.
+_BLIP2 = {**_vision('vision_model.'), 'query_tokens': 'qformer.queries', **_qformer('qformer.', 'layernorm')}
+_INSTRUCT = {**_vision('vision_model.'), 'query_tokens': 'qformer.queries',
+             **_qformer('qformer.', 'embeddings.layernorm', 'qformer.embeddings.')}
+_GENERATION = {'language_projection.*': 'language_projection.*', 'language_model.**': 'language_model.model.**'}
+_BASE = {'language_projection.*': 'language_projection.*', 'language_model.**': 'language_model.model.model.**'}
+_RETRIEVAL = {**_BLIP2, **_qformer('qformer.', 'layernorm', 'embeddings.'),
+              'vision_projection.*': 'itc_head.vision_proj.*', 'text_projection.*': 'itc_head.text_proj.*',
+              'itm_head.*': 'itm_head.classifier.*'}
 
-    Args:
-        state (dict[str, Tensor]): State dict of a ``Blip2Representation`` or ``Blip2Generation``, whole or in part.
-        layout (str): ``'blip-2'`` or ``'instructblip'``, where the Q-Former's text embeddings stand elsewhere.
-
-    Returns:
-        tuple[dict[str, Tensor], list[str]]: The tensors under their new names, and the keys of ``state`` that
-        transformers has no place for (temperature, ITG head), which a file in its layout would lose.
-
-    Raises:
-        ValueError: For another ``layout``.
-    """
-    if layout not in _TEXT_KEYS:
-        raise ValueError(f"layout {layout!r} is not one of 'blip-2', 'instructblip'")
-    merged = {}
-    for key, value in state.items():
-        found = _QV_BIAS.fullmatch(key)
-        if found is None:
-            merged[key] = value
-        elif found.group(2) == 'q_bias':
-            parts = (value, torch.zeros_like(value), state[f'{found.group(1)}v_bias'])
-            merged[f'{found.group(1)}qkv.bias'] = torch.cat(parts)
-    table = {ours: theirs for theirs, ours in {**_KEYS, **_TEXT_KEYS[layout]}.items()}
-    return _rename(merged, table, *reversed(_LANGUAGE))
+# our keys that no class of transformers has a place for
+_NOWHERE = ('num_steps', 'itc_head.temperature', 'itg_head.*')
+_TEXT = ('qformer.word_embeddings.*', 'qformer.position_embeddings.*')
+_VISION = ('vision.*', 'vision_norm.*')
+_LANGUAGE = ('language_model.*', 'language_projection.*')
+_HEADS = ('itc_head.*', 'itm_head.*')
 
 
-def _rename(state, table, language_from, language_to):
-    """Rename by the table; the tensors with a new name, and the keys without one."""
-    renamed, left = {}, []
-    for key, value in state.items():
-        if key.startswith(language_from):
-            renamed[language_to + key[len(language_from):]] = value
-            continue
-        module, _, parameter = key.rpartition('.')
-        for name, rest in ((key, ''), (module, f'.{parameter}')):
-            numbers = re.findall(r'\.(\d+)(?=\.)', name)
-            found = table.get(re.sub(r'\.\d+(?=\.)', '.{}', name))
-            if found is not None:
-                renamed[found.format(*numbers) + rest] = value
-                break
-        else:
-            left.append(key)
-    return renamed, left
+def _layout(kind, table, may_lack=()):
+    return Layout('transformers', kind, table, vision_norm_eps=1e-6, bias='fused',
+                  buffers=('embeddings.position_ids', 'qformer.embeddings.position_ids',
+                           'language_model.**.rotary_emb.inv_freq'),
+                  may_lack=_NOWHERE + may_lack, loses=_NOWHERE)
+
+
+LAYOUTS = {layout.kind: layout for layout in (
+    _layout('Blip2ForConditionalGeneration', {**_BLIP2, **_GENERATION}),  # Blip2Model has the same keys
+    _layout('Blip2ForImageTextRetrieval', _RETRIEVAL),
+    _layout('Blip2TextModelWithProjection', _RETRIEVAL, (*_VISION, 'itc_head.vision_proj.*', 'itm_head.*')),
+    _layout('Blip2VisionModelWithProjection', _RETRIEVAL,
+            (*_TEXT, 'qformer.layers.*.text_*', 'itc_head.text_proj.*', 'itm_head.*')),
+    _layout('Blip2VisionModel', _vision(''), ('qformer.*', *_LANGUAGE, *_HEADS)),
+    _layout('Blip2QFormerModel', _qformer('', 'layernorm'),
+            (*_VISION, 'qformer.queries', *_TEXT, *_LANGUAGE, *_HEADS)),
+    _layout('InstructBlipForConditionalGeneration', {**_INSTRUCT, **_GENERATION}),
+    _layout('InstructBlipModel', {**_INSTRUCT, **_BASE}, ('language_model.model.lm_head.*', )),
+    _layout('InstructBlipQFormerModel', _qformer('', 'embeddings.layernorm', 'embeddings.'),
+            (*_VISION, 'qformer.queries', *_LANGUAGE, *_HEADS)),
+)}
+
+
+def recognise(keys: Iterable[str]) -> Layout | None:
+    """The layout of a file with these keys; None if it is none of BLIP-2 in transformers."""
+    keys = strip(keys)
+    kind = _class_of(keys)
+    return LAYOUTS[kind] if kind else None
+
+
+def _class_of(keys):
+    def any_of(*starts):
+        return any(key.startswith(starts) for key in keys)
+
+    if 'query_tokens' in keys and any_of('qformer.encoder.layer.'):
+        if any_of('qformer.embeddings.'):
+            # the language model without its head has one level less
+            headless = any_of('language_model.layers.', 'language_model.decoder.layers.')
+            return 'InstructBlipModel' if headless else 'InstructBlipForConditionalGeneration'
+        if any_of('language_projection.', 'language_model.'):
+            return 'Blip2ForConditionalGeneration'
+        if any_of('text_projection.') and not any_of('vision_model.'):
+            return 'Blip2TextModelWithProjection'
+        if any_of('vision_projection.') and not any_of('text_projection.'):
+            return 'Blip2VisionModelWithProjection'
+        return 'Blip2ForImageTextRetrieval'
+    if {'encoder.layer.0.crossattention.attention.key.weight',
+            'encoder.layer.0.intermediate_query.dense.weight'} <= keys:
+        return 'InstructBlipQFormerModel' if any_of('embeddings.') else 'Blip2QFormerModel'
+    if {'post_layernorm.weight', 'encoder.layers.0.self_attn.qkv.weight'} <= keys:  # InstructBlipVisionModel too
+        return 'Blip2VisionModel'
+    return None
+
+
+def to_write(keys: Iterable[str], kind: str | None = None) -> Layout:
+    """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`."""
+    keys = set(keys)
+    if kind is None and 'language_projection.weight' not in keys:
+        kind = 'Blip2ForImageTextRetrieval'
+    elif kind is None:
+        reads = 'qformer.word_embeddings.weight' in keys
+        kind = 'InstructBlipForConditionalGeneration' if reads else 'Blip2ForConditionalGeneration'
+    if kind not in LAYOUTS:
+        raise CheckpointError(f'kind is {kind!r}, expected a class of transformers, one of {", ".join(LAYOUTS)}')
+    return LAYOUTS[kind]

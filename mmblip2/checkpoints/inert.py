@@ -97,12 +97,13 @@ class _Module:
         return _Unpickler(file, **kwargs).load()
 
 
-def load_inert(path, map_location='cpu'):
+def load_inert(path, map_location='cpu', mapped=False):
     """Read a file of ``torch.save``; everything but tensors and plain values is a :class:`StandIn`.
 
     Args:
         path (str | Path): Of the file.
         map_location: Of ``torch.load``.
+        mapped (bool): Leave the tensors on the disk until they are used.
 
     Returns:
         The content.
@@ -111,7 +112,7 @@ def load_inert(path, map_location='cpu'):
         RefusedPickle: It calls a name from outside of the packages that write checkpoints; nothing was run.
         pickle.UnpicklingError, RuntimeError, EOFError: It is no such file.
     """
-    return torch.load(path, map_location=map_location, pickle_module=_Module, weights_only=False)
+    return torch.load(path, map_location=map_location, pickle_module=_Module, weights_only=False, mmap=mapped)
 
 
 def without_stand_ins(value):

@@ -14,8 +14,8 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
 
 Frozen weights are never written; ``meta.frozen`` says what they were.
 """
+import json
 import os
-import pickle
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .inert import RefusedPickle, load_inert, without_stand_ins
+from .files import FOLDER_FILES, read_file, weights_file
+from .sources import locate
 
 FORMAT = 'mmblip2/1'
 
@@ -42,25 +43,38 @@ class LoadReport:
 
     Attributes:
         path: The file, or several joined by ' + '.
+        format: What it was taken for, in words.
         matched: Keys that were copied into the model.
+        interpolated: Those of them that were resized on the way.
         new: Keys of the model that the file does not have; they keep their initial values.
-        dropped: Keys of the file that the model has no use for, all covered by ``model.droppable``.
+        missing: Keys of the model that the file should have; never a report without an error.
+        unexpected: Keys of the file that nothing knows; never a report without an error.
+        dropped: Keys of the file that the model has no use for, all declared: buffers and second names in the layout of
+            the file, ``model.droppable``.
         notes: Remarks for the reader, one a line.
     """
     path: str
+    format: str = ''
     matched: list = field(default_factory=list)
+    interpolated: list = field(default_factory=list)
     new: list = field(default_factory=list)
+    missing: list = field(default_factory=list)
+    unexpected: list = field(default_factory=list)
     dropped: list = field(default_factory=list)
     notes: list = field(default_factory=list)
 
     def __str__(self):
-        lines = [f'weights from {self.path}: {len(self.matched)} matched, {len(self.new)} new, '
-                 f'{len(self.dropped)} dropped']
-        if self.new:
-            lines.append(f'  new: {_some(_prefixes(self.new), 12)}')
-        if self.dropped:
-            lines.append(f'  dropped: {_some(_prefixes(self.dropped), 12)}')
+        kinds = ('matched', 'interpolated', 'new', 'missing', 'unexpected', 'dropped')
+        lines = [f'weights from {self.path}' + (f', taken for {self.format}' if self.format else '') + ': ' +
+                 ', '.join(f'{len(getattr(self, kind))} {kind}' for kind in kinds)]
+        lines += [f'  {kind}: {_some(_prefixes(getattr(self, kind)), 12)}' for kind in kinds[1:] if getattr(self, kind)]
         return '\n'.join(lines + [f'  {note}' for note in self.notes])
+
+    def log(self):
+        """Log the whole report, for callers without a logger of their own."""
+        from mmengine.logging import print_log
+        for line in str(self).splitlines():
+            print_log(line, logger='current')
 
     def log_notes(self):
         """Log what was changed on the way, for callers that do not log the whole report."""
@@ -117,36 +131,42 @@ def sync_dir(folder):
         os.close(handle)
 
 
-def read_checkpoint(path, map_location='cpu'):
-    """Read a checkpoint without running anything that is in it; see also ``mmblip2.checkpoints.inert``.
+def read_checkpoint(source, map_location='cpu', mapped=True):
+    """Read a checkpoint of ours, LAVIS, mmpretrain or transformers without running anything that is in it.
+
+    Tensors stay on the disk until they are used, where the file allows it. See also ``mmblip2.checkpoints.inert``.
 
     Args:
-        path (str | Path): Our own file, the work directory of a training (its newest checkpoint), a
-            ``.safetensors`` file, or a ``.pth`` with a state dict (plain, or below 'state_dict' or 'model').
+        source (str | Path): Our own file; the work directory of a training (its newest checkpoint); a ``.pth`` with a
+            state dict (plain, or below 'state_dict' or 'model'); a ``.safetensors``; a folder of transformers, in one
+            file or in shards; or what :func:`mmblip2.checkpoints.sources.locate` finds or downloads, a URL or a name on
+            the Hugging Face hub.
+        map_location: Where the tensors go.
+        mapped (bool): False reads all at once: for a file that may be removed or replaced while it is in use.
 
     Returns:
-        dict: At least 'state_dict' {key: tensor} and 'meta'; foreign files have an empty 'meta' and 'format'.
+        dict: 'state_dict' {key: tensor}, a known layout under our names; 'meta'; 'format': ``FORMAT``, the name of the
+        project ('LAVIS', 'mmpretrain', 'transformers'), or '' for plain tensors. For all but our own, also 'path' (the
+        file or folder), and for a known layout 'layout', 'dropped' (keys that hold no weights) and 'notes'. 'meta' of a
+        folder has ``image_token_index`` where its config says it, for an export.
 
     Raises:
-        CheckpointError: No such file, a broken file, one without tensors, or one that would run code.
+        CheckpointError: No such file, a broken file, one without tensors, a shard that is missing, a key that its
+            layout does not know, or a file that would run code.
     """
-    path = Path(path)
+    path = locate(source)
+    file = path
     if path.is_dir():
-        found = find_checkpoints(path)
-        if not found:
-            raise CheckpointError(f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth): give '
-                                  'the work directory of a training, or a file')
-        path = found[0]
-    if not path.is_file():
-        raise CheckpointError(f'checkpoint {path} not found: check the path')
-    if path.suffix == '.safetensors':
-        content = _read_safetensors(path, map_location)
-    else:
-        content = _read_torch(path, map_location)
+        training = find_checkpoints(path)
+        file = training[0] if training else weights_file(path)
+        if file is None:
+            raise CheckpointError(f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth; {FOLDER_FILES}): '
+                                  'give the work directory of a training, the folder of a model, or a file')
+    content = read_file(file, map_location, mapped)
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds a {type(content).__name__}, expected a dict of tensors')
+        raise CheckpointError(f'{file} holds a {type(content).__name__}, expected a dict of tensors')
     if content.get('format', '') not in ('', FORMAT):
-        raise CheckpointError(f'{path} has format {content["format"]!r}, this version of mmblip2 reads '
+        raise CheckpointError(f'{file} has format {content["format"]!r}, this version of mmblip2 reads '
                               f'{FORMAT!r}: use the mmblip2 version that wrote it')
     state = content
     for key in ('state_dict', 'model'):
@@ -155,38 +175,45 @@ def read_checkpoint(path, map_location='cpu'):
             break
     state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if not state:
-        raise CheckpointError(f'{path} holds no tensors (its keys: {_some(map(str, content))}), expected a '
+        raise CheckpointError(f'{file} holds no tensors (its keys: {_some(map(str, content))}), expected a '
                               "state dict, plain or below 'state_dict' or 'model'")
-    own = content.get('format') == FORMAT
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
-    return {**(content if own else {}), 'format': FORMAT if own else '', 'meta': meta, 'state_dict': state}
+    if content.get('format') == FORMAT:
+        return {**content, 'meta': meta, 'state_dict': state}
+    if path.is_dir():
+        index = folder_config(path).get('image_token_index')
+        meta = {} if index is None else dict(image_token_index=index)
+    return _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
 
 
-def _read_safetensors(path, map_location):
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _under_our_names(checkpoint):
+    """A checkpoint in the layout of another project, in ours."""
+    from .layouts import recognise
+    layout = recognise(checkpoint['state_dict'])
+    if layout is None:
+        return checkpoint
     try:
-        return load_file(str(path), device=str(map_location))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'{path} is broken or incomplete ({error}): copy or download it '
-                              'again') from error
+        found = layout.to_ours(checkpoint['state_dict'])
+    except CheckpointError as error:
+        raise CheckpointError(f'{checkpoint["path"]}: {error}') from error
+    return dict(checkpoint, format=layout.name, layout=layout, state_dict=found.state, dropped=found.dropped,
+                notes=found.notes)
 
 
-def _read_torch(path, map_location):
+def folder_config(folder):
+    """Content of ``config.json`` in a folder of transformers; {} where there is none.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    path = Path(folder, 'config.json')
+    if not path.is_file():
+        return {}
     try:
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError:
-            return without_stand_ins(load_inert(path, map_location))
-    except RefusedPickle as error:
-        raise CheckpointError(f'{path} would run code when it is loaded as it asks ({error}): it was not run, and the '
-                              'file is refused. Do not use it, whatever its source') from error
-    except (pickle.UnpicklingError, AttributeError, TypeError) as error:
-        raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or 'it ends too early').splitlines()[0][:120]
-        raise CheckpointError(f'{path} is broken or incomplete ({reason}): use an earlier checkpoint or copy '
-                              'it again') from error
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f'{path} is broken ({error}): copy or download it again') from error
+    return content if isinstance(content, dict) else {}
 
 
 def find_checkpoints(work_dir):
@@ -263,29 +290,37 @@ def saved_state(model):
     return tensors
 
 
-def _match(expected, state, path, droppable=(), missing_ok=False):
+def _match(expected, state, path, checkpoint, droppable=(), may_lack=None):
     """Compare the keys and shapes of ``state`` with ``expected`` and collect everything that is wrong.
 
     Args:
         expected (dict[str, Tensor]): What the model wants filled.
         state (dict[str, Tensor]): What the file has.
+        path (str | Path): For messages.
+        checkpoint (dict): That it is from, for what it was taken for and what was dropped already.
         droppable (tuple[str]): fnmatch patterns of keys the file may have in vain.
-        missing_ok (bool): Missing keys are new, not an error.
+        may_lack (Callable): Whether a key that is missing is new, instead of an error; default: none is.
 
     Raises:
         CheckpointError: With the first keys and shapes that differ.
     """
+    report = LoadReport(str(path), taken_for(checkpoint), dropped=list(checkpoint.get('dropped', ())))
+    report.notes += checkpoint.get('notes', ())
     present = {_address(expected[key]) for key in state if key in expected}
-    missing = [key for key in expected if key not in state and _address(expected[key]) not in present]
-    extra = [key for key in state if key not in expected]
-    dropped = [key for key in extra if any(fnmatch(key, pattern) for pattern in droppable)]
-    unexpected = [key for key in extra if key not in set(dropped)]
-    matched = [key for key in state if key in expected]
+    for key in expected:
+        if key not in state and _address(expected[key]) not in present:
+            (report.new if may_lack is not None and may_lack(key) else report.missing).append(key)
+    for key in state:
+        if key in expected:
+            report.matched.append(key)
+        else:
+            droppable_ = any(fnmatch(key, pattern) for pattern in droppable)
+            (report.dropped if droppable_ else report.unexpected).append(key)
     shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
-              for key in matched if state[key].shape != expected[key].shape]
+              for key in report.matched if state[key].shape != expected[key].shape]
     tied: dict[tuple, str] = {}
     torn = []
-    for key in matched:
+    for key in report.matched:
         first = tied.setdefault(_address(expected[key]), key)
         if first != key and not torch.equal(state[first], state[key]):
             torn.append(f'{first} and {key}')
@@ -296,16 +331,41 @@ def _match(expected, state, path, droppable=(), missing_ok=False):
                         'from, or with config=dict(tie_word_embeddings=False))')
     if shapes:
         problems.append(f'{len(shapes)} of other shape ({_some(shapes, 3)})')
-    if missing and not missing_ok:
-        problems.append(f'{len(missing)} missing in the file ({_some(missing)})')
-    if unexpected:
-        problems.append(f'{len(unexpected)} unknown to the model ({_some(unexpected)})')
-    if not matched:
+    if report.missing:
+        problems.append(f'{len(report.missing)} missing in the file ({_some(report.missing)})')
+    if report.unexpected:
+        problems.append(f'{len(report.unexpected)} unknown to the model ({_some(report.unexpected)})')
+    if not report.matched:
         problems.append('no key in common')
     if problems:
-        raise CheckpointError(f'{path} does not fit the model: ' + '; '.join(problems) +
-                              '. Is it a checkpoint of another architecture or config?')
-    return LoadReport(str(path), matched=matched, new=missing, dropped=dropped)
+        raise CheckpointError(f'{path} does not fit the model: ' + '; '.join(problems) + '. ' +
+                              (f'The file was taken for {report.format}. ' if report.format else '') +
+                              (_other_stage(expected, state) or
+                               'Is it a checkpoint of another architecture or config?'))
+    return report
+
+
+def taken_for(checkpoint):
+    """What a checkpoint was taken for, in words; '' for plain tensors."""
+    if checkpoint['format'] == FORMAT:
+        return 'a checkpoint of mmblip2'
+    return f'{checkpoint["layout"]}' if checkpoint['format'] else ''
+
+
+def _other_stage(expected, state):
+    """Say so when a file is of one stage and the model of another."""
+    wanted, has = _stage(expected), _stage(state)
+    if wanted and has and wanted != has:
+        return f'The file is of {has}, the model of {wanted}: give the checkpoint and the config of one stage.'
+    return None
+
+
+def _stage(keys):
+    if 'language_projection.weight' in keys:
+        return 'stage 2 (Blip2Generation: it has a projection to a language model, and no heads for retrieval)'
+    if 'itm_head.classifier.weight' in keys:
+        return 'stage 1 (Blip2Representation: it has the heads of retrieval, and no projection to a language model)'
+    return None
 
 
 def _adapted(model, state):
@@ -317,9 +377,9 @@ def _adapted(model, state):
         state (dict[str, Tensor]): By the model's keys; stays as it is.
 
     Returns:
-        tuple: The state to load, and notes for the reader.
+        tuple: The state to load, notes for the reader, and the keys that were resized.
     """
-    notes = []
+    notes, resized = [], []
     for name, part in model.named_modules():
         if not hasattr(part, 'adapt_weights'):
             continue
@@ -329,8 +389,9 @@ def _adapted(model, state):
         if remarks:
             state = {key: value for key, value in state.items() if not key.startswith(start)}
             state.update((start + key, value) for key, value in taken.items())
+            resized += [start + key for key in getattr(part, 'before_resize', ())]
         notes += [f'{name}: {remark}' if name else remark for remark in remarks]
-    return state, notes
+    return state, notes, resized
 
 
 def _address(tensor):
@@ -364,15 +425,16 @@ def load_weights(module, path, prefix=''):
     if prefix:
         start = prefix.rstrip('.') + '.'
         own = {key[len(start):]: value for key, value in state.items() if key.startswith(start)}
-        if not own and checkpoint['format'] == FORMAT:
+        if not own and checkpoint['format']:
             frozen = checkpoint['meta'].get('frozen', {}).get(start[:-1])
             hint = f"; it was frozen there, its weights are in {frozen['source']}" if frozen else ''
             raise CheckpointError(f'{path} holds no weights of {start[:-1]!r} (it has: '
                                   f'{_some(sorted({key.split(".")[0] for key in state}))}){hint}')
         state = own or state
     expected = module.state_dict()
-    state, notes = _adapted(module, state)
-    report = _match(expected, state, path)
+    state, notes, resized = _adapted(module, state)
+    report = _match(expected, state, path, checkpoint)
+    report.interpolated += resized
     report.notes += notes
     _copy(expected, state, report.matched)
     return report
@@ -381,12 +443,18 @@ def load_weights(module, path, prefix=''):
 def load_strict(model, checkpoint, path, adapt=True):
     """Fill everything that is not frozen, for test and resume.
 
+    A file of another project may lack what that project does not have, which ``report.new`` names; a part that such a
+    file lacks keeps the weights that it was built with, if it was built with any.
+
     Args:
         model (nn.Module): Any module; ``frozen_parts``, ``frozen_record``, ``droppable`` are optional.
         checkpoint (dict): From :func:`read_checkpoint`.
         path (str | Path): For messages.
         adapt (bool): Let the parts adapt the weights (positions of another image size). A resumed training must
             not: the optimizer's state has the shapes of the file.
+
+    Returns:
+        LoadReport: What was done.
 
     Raises:
         CheckpointError: A key is missing, unknown or of another shape; or a frozen part is absent or is not
@@ -395,14 +463,66 @@ def load_strict(model, checkpoint, path, adapt=True):
     remarks = _check_frozen(model, checkpoint, path)
     state, frozen = checkpoint['state_dict'], _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
-    trained = {key: value for key, value in state.items() if key not in frozen}
-    trained, notes = _adapted(model, trained) if adapt else (trained, [])
-    report = _match(expected, trained, path, getattr(model, 'droppable', ()))
-    report.notes += remarks + notes
-    if checkpoint['format']:  # a foreign file may bring the frozen weights too; they are not used
+    trained, brought = _without_frozen(model, checkpoint, expected)
+    trained, notes, resized = _adapted(model, trained) if adapt else (trained, [], [])
+    layout = checkpoint.get('layout')
+    lacks = layout.loses if layout else ()
+    built = tuple(f'{name}.' for name, part in model.named_children()
+                  if layout and getattr(part, 'weights_source', None)
+                  and not any(key.startswith(f'{name}.') for key in trained))
+
+    def may_lack(key):
+        return key.startswith(built) or any(fnmatch(key, pattern) for pattern in lacks)
+
+    report = _match(expected, trained, path, checkpoint, getattr(model, 'droppable', ()), may_lack)
+    kept = {key for key in report.new if key.startswith(built)}
+    report.new = [key for key in report.new if key not in kept]
+    for name in sorted({key.split('.')[0] for key in kept}):
+        report.notes.append(f'{name}: not in the file, from {getattr(model, name).weights_source}')
+    report.interpolated += resized
+    report.notes += remarks + brought + notes
+    if checkpoint['format'] == FORMAT:
         _refuse_frozen(model, state, frozen, path)
     _copy(expected, trained, report.matched)
     return report
+
+
+def _without_frozen(model, checkpoint, expected):
+    """The state without the weights of frozen parts, and what is to be said of these, which are not loaded here.
+
+    A file of another project may bring them. The part has its own already: those of this file if it was built so (see
+    ``mmblip2.checkpoints.parts``).
+    """
+    frozen = _frozen_keys(model)
+    notes: list[str] = []
+    state = {key: value for key, value in checkpoint['state_dict'].items() if key not in frozen}
+    if checkpoint['format'] == FORMAT:
+        return state, notes
+    for name, part in _frozen_parts(model).items():
+        start = f'{name}.'
+        keys = [key for key in checkpoint['state_dict'] if key.startswith(start) and key not in expected]
+        if not keys:
+            continue
+        state = {key: value for key, value in state.items() if not key.startswith(start) or key in expected}
+        source = getattr(part, 'weights_source', None)
+        notes.append(f'{name}: frozen, its {len(keys)} tensors in the file are ' +
+                     ('those that it was built with' if str(source) == checkpoint['path'] else
+                      f'not used: it has those of {source}'))
+    return state, notes
+
+
+def load_entries(load_from):
+    """The entries of ``load_from``: a path, a dict, or a list of dicts becomes the list."""
+    if isinstance(load_from, (str, Path)):
+        load_from = dict(checkpoint=load_from)
+    return [load_from] if isinstance(load_from, dict) else list(load_from)
+
+
+def chosen(state, entry):
+    """The tensors of ``state`` that an entry of ``load_from`` takes, by its 'include' and 'exclude'."""
+    return {key: value for key, value in state.items()
+            if any(fnmatch(key, pattern) for pattern in entry.get('include', ['*']))
+            and not any(fnmatch(key, pattern) for pattern in entry.get('exclude', []))}
 
 
 def load_partial(model, load_from):
@@ -411,7 +531,7 @@ def load_partial(model, load_from):
     Args:
         model (nn.Module): See :func:`load_strict`.
         load_from (str | list[dict]): A path, or dicts with 'checkpoint' and optional 'include' and 'exclude'
-            (lists of fnmatch patterns of keys; default: include all, exclude none).
+            (lists of fnmatch patterns of keys, by our names; default: include all, exclude none).
 
     Returns:
         LoadReport: 'new' lists the model's keys that no file has.
@@ -420,32 +540,33 @@ def load_partial(model, load_from):
         CheckpointError: An unknown key that ``model.droppable`` does not cover, another shape, a frozen part, or whole
             layers that the files lack (unless an entry chooses its keys by 'include' or 'exclude').
     """
-    if isinstance(load_from, (str, Path)):
-        load_from = dict(checkpoint=load_from)
-    entries = [load_from] if isinstance(load_from, dict) else list(load_from)
+    entries = load_entries(load_from)
     frozen = _frozen_keys(model)
     expected = {key: value for key, value in model.state_dict().items() if key not in frozen}
     total = LoadReport(' + '.join(str(entry['checkpoint']) for entry in entries))
-    origin = {}
+    origin, kinds = {}, []
     for number, entry in enumerate(entries):
         path = entry['checkpoint']
         checkpoint = read_checkpoint(path)
-        state = {key: value for key, value in checkpoint['state_dict'].items()
-                 if any(fnmatch(key, pattern) for pattern in entry.get('include', ['*']))
-                 and not any(fnmatch(key, pattern) for pattern in entry.get('exclude', []))}
+        state = chosen(checkpoint['state_dict'], entry)
         if not state:
             raise CheckpointError(f'{path}: include {entry.get("include")} and exclude '
                                   f'{entry.get("exclude")} leave no key (the file has: '
                                   f'{_some(checkpoint["state_dict"])})')
-        _refuse_frozen(model, state, frozen, path)
-        state, notes = _adapted(model, state)
-        report = _match(expected, state, path, getattr(model, 'droppable', ()), missing_ok=True)
+        if checkpoint['format'] in (FORMAT, ''):
+            _refuse_frozen(model, state, frozen, path)
+        state, brought = _without_frozen(model, dict(checkpoint, state_dict=state), expected)
+        state, notes, resized = _adapted(model, state)
+        report = _match(expected, state, path, checkpoint, getattr(model, 'droppable', ()), lambda key: True)
         _copy(expected, state, report.matched)
-        total.notes += notes
+        total.notes += report.notes + brought + notes
+        total.interpolated += [key for key in resized if key not in total.interpolated]
+        kinds.append(report.format)
         origin.update(dict.fromkeys(report.matched, number))
         total.dropped += [key for key in report.dropped if key not in total.dropped]
         total.notes += _frozen_differences(model, checkpoint, path)
     filled = {_address(expected[key]) for key in origin}
+    total.format = ' + '.join(dict.fromkeys(kind for kind in kinds if kind))
     total.matched = list(origin)
     total.new = [key for key in expected if key not in origin and _address(expected[key]) not in filled]
     if not any('include' in entry or 'exclude' in entry for entry in entries):

@@ -14,12 +14,13 @@ def device_type():
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
-def resolve_dtype(name):
+def resolve_dtype(name, device=None):
     """Autocast dtype of a name.
 
     Args:
         name (str | None): 'bfloat16', 'float16', 'float32' or None (no autocast), or 'auto': bfloat16 where
             the hardware multiplies it, otherwise no autocast.
+        device (str, optional): 'cuda' or 'cpu', where it will run; default: :func:`device_type`.
 
     Returns:
         torch.dtype | None: None means no autocast.
@@ -30,14 +31,14 @@ def resolve_dtype(name):
     if name is None:
         return None
     if name == 'auto':
-        able = torch.cuda.is_bf16_supported() if device_type() == 'cuda' else cpu_has_bf16()
+        able = torch.cuda.is_bf16_supported() if (device or device_type()) == 'cuda' else cpu_has_bf16()
         return torch.bfloat16 if able else None
     if name not in _DTYPES:
         raise ConfigError(f"autocast dtype {name!r} is unknown: use 'auto', {', '.join(map(repr, _DTYPES))}")
     return _DTYPES[name]
 
 
-def autocast_context(name):
-    """Context manager for :func:`resolve_dtype`'s dtype on the current device."""
-    dtype = resolve_dtype(name)
-    return nullcontext() if dtype is None else torch.autocast(device_type(), dtype)
+def autocast_context(name, device=None):
+    """Context manager for :func:`resolve_dtype`'s dtype on ``device``, by default the current one."""
+    dtype = resolve_dtype(name, device)
+    return nullcontext() if dtype is None else torch.autocast(device or device_type(), dtype)

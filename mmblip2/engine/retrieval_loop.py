@@ -77,11 +77,12 @@ class _RetrievalLoop(BaseLoop):
         model = getattr(self.runner.model, 'module', self.runner.model)
         dataset = self.dataloader.dataset
         rank, size = world()
+        device = next(model.parameters()).device
 
         texts = model.tokenize(list(dataset.texts))
         own_text = torch.arange(len(dataset.texts)).split(self.text_batch_size)[rank::size]  # batches as of one process
-        text_feats = self._gather_rows(torch.cat(own_text) if own_text else None, torch.cat([
-            model.text_features(_trim(texts.rows(rows), model)) for rows in own_text]) if own_text else None)  # (N, C)
+        text_feats = self._gather_rows(torch.cat(own_text) if own_text else None, torch.cat([  # (N, C)
+            model.text_features(texts.rows(rows).trimmed(device)) for rows in own_text]) if own_text else None)
 
         encoded: dict[int, torch.Tensor] = {}
         similarity: dict[int, torch.Tensor] = {}
@@ -109,7 +110,7 @@ class _RetrievalLoop(BaseLoop):
             image_kv = model.qformer.project_image(encoded[i].float())
             index = index[texts.mask[index].sum(dim=1).argsort(stable=True)]  # alike lengths share a batch
             for rows in index.split(self.text_batch_size):
-                logits = model.score_pairs(image_kv, _trim(texts.rows(rows), model)).cpu()
+                logits = model.score_pairs(image_kv, texts.rows(rows).trimmed(device)).cpu()
                 scores.setdefault(i, []).append((rows, logits))
             bar()
         for part in gather_objects(scores):
@@ -203,13 +204,6 @@ class _RetrievalLoop(BaseLoop):
         if len(merged) != total:
             raise RuntimeError(f'{len(merged)} of {total} images were encoded: the sampler lost some')
         return torch.stack([merged[i] for i in range(total)])
-
-
-def _trim(text, model):
-    """Drop the columns that are padding in every row."""
-    length = int(text.mask.sum(dim=1).max())
-    device = next(model.parameters()).device
-    return type(text)(text.input_ids[:, :length].to(device), text.mask[:, :length].to(device))
 
 
 def _best(scores: torch.Tensor, k: int) -> torch.Tensor:

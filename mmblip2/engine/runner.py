@@ -18,6 +18,7 @@ from mmengine.runner import Runner as _Runner
 
 from .. import __version__
 from ..checkpoints import io
+from ..checkpoints.parts import parts_from
 from ..compat import log_to_file_only, quiet_console
 from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, METRICS, MODELS, RUNNERS
@@ -43,6 +44,8 @@ class Runner(_Runner):
     """mmengine's Runner; what differs:
 
     - checkpoints (see ``mmblip2.checkpoints.io``): written atomically, loaded with ``weights_only=True``;
+    - what ``load_from`` brings, frozen parts and tokenizers too, needs no file of its own (see
+      ``mmblip2.checkpoints.parts``);
     - ``resume`` is False, True (the newest whole checkpoint of ``work_dir``) or a path; ``load_from``
       initialises the weights of a new run: a path, or a list of ``dict(checkpoint=, include=[],
       exclude=[])``;
@@ -59,6 +62,7 @@ class Runner(_Runner):
     def __init__(self, *args, **kwargs):
         self._random_state = None
         self._for_test = False
+        self._part_notes: list[str] = []  # which parts come from the checkpoint instead of files of their own
         self.resumed_from: Path | None = None
         self._val_dataloader: Any = None
         self._test_dataloader: Any = None
@@ -77,7 +81,10 @@ class Runner(_Runner):
         wrapper = cfg.get('optim_wrapper')
         if isinstance(wrapper, dict):
             wrapper.setdefault('constructor', 'TrainableOptimWrapperConstructor')
-        return super().from_cfg(cfg)
+        notes = _parts_of_checkpoint(cfg)
+        runner = super().from_cfg(cfg)
+        runner._part_notes = notes
+        return runner
 
     # ------------------------------------------------------------------------------------- environment
 
@@ -278,6 +285,7 @@ class Runner(_Runner):
         self._has_loaded = True
 
     def _log_report(self, report):
+        report.notes = self._part_notes + report.notes
         for line in str(report).splitlines():
             self.logger.info(line)
 
@@ -289,7 +297,7 @@ class Runner(_Runner):
         broken = []
         for path in io.find_checkpoints(self.work_dir):
             try:
-                checkpoint = io.read_checkpoint(path)
+                checkpoint = io.read_checkpoint(path, mapped=False)
                 _check_resumable(checkpoint, path)
             except CheckpointError as error:
                 broken.append(str(error))
@@ -317,7 +325,7 @@ class Runner(_Runner):
         Raises:
             CheckpointError: It is broken, belongs to another model, or was not written by a training of ours.
         """
-        checkpoint = checkpoint or io.read_checkpoint(filename)
+        checkpoint = checkpoint or io.read_checkpoint(filename, mapped=False)
         _check_resumable(checkpoint, filename)
         meta = checkpoint['meta']
         meta = {**meta, **self._position(meta, filename)}
@@ -477,6 +485,19 @@ def with_ends(schedulers, max_epochs, max_iters):
         first = config.get('begin', 0)  # a short run may end before it
         config.setdefault('end', max(last, first + 1))
     return schedulers
+
+
+def _parts_of_checkpoint(cfg):
+    """Let the parts of ``cfg.model`` come from ``load_from`` where it brings them; notes on what was changed."""
+    if cfg.get('load_from') is None or not isinstance(cfg.get('model'), dict):
+        return []
+    try:
+        cfg.model, notes = parts_from(cfg.model, cfg.load_from)
+    except CheckpointError:
+        if not cfg.get('resume'):
+            raise
+        return []  # what is resumed has no need of it; a frozen part that came from it is missed when it is built
+    return notes
 
 
 def _plain(value):

@@ -1,4 +1,4 @@
-from .algorithms import Blip2Generation, Blip2Representation, LanguagePretraining, VisionPretraining
+from .algorithms import Blip2Features, Blip2Generation, Blip2Representation, LanguagePretraining, VisionPretraining
 from .data_preprocessor import ImageTextPreprocessor
 from .language import CausalLM, Seq2SeqLM
 from .qformer import QFormer
@@ -6,6 +6,6 @@ from .tokenizers import BertTokenizer
 from .vision import VisionTransformer
 
 __all__ = [
-    'BertTokenizer', 'Blip2Generation', 'Blip2Representation', 'CausalLM', 'ImageTextPreprocessor',
-    'LanguagePretraining', 'QFormer', 'Seq2SeqLM', 'VisionPretraining', 'VisionTransformer'
+    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'CausalLM',
+    'ImageTextPreprocessor', 'LanguagePretraining', 'QFormer', 'Seq2SeqLM', 'VisionPretraining', 'VisionTransformer'
 ]

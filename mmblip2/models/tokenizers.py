@@ -1,13 +1,17 @@
 """The Q-Former's text tokenizer, and a stand-in for tokenizers without files."""
+import json
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
 
+from mmblip2.compat import read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 from mmblip2.registry import MODELS
 
 from .hub import TOKENIZER_FILES, cannot_read
+
+_PLACEHOLDER = '<image>'
 
 
 class TextBatch(NamedTuple):
@@ -19,22 +23,43 @@ class TextBatch(NamedTuple):
         """The rows ``index``."""
         return TextBatch(self.input_ids[index], self.mask[index])
 
+    def trimmed(self, device=None) -> 'TextBatch':
+        """Without the columns that are padding in every row, on ``device``."""
+        length = int(self.mask.sum(dim=1).max())
+        return TextBatch(self.input_ids[:, :length].to(device), self.mask[:, :length].to(device))
+
+
+def _without_placeholder(tokenizer):
+    """The tokenizer without the ``<image>`` that ``Blip2Processor`` adds behind the vocabulary."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+    if _PLACEHOLDER not in tokenizer.get_added_vocab() or not tokenizer.is_fast:
+        return tokenizer
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content['added_tokens'] = [token for token in content['added_tokens'] if token['content'] != _PLACEHOLDER]
+    specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)), **specials)
+
 
 @MODELS.register_module()
 class BertTokenizer:
     """WordPiece tokenizer of a BERT folder, with the ``[DEC]`` token that starts generated text.
 
+    An ``<image>`` that a processor of transformers has added is taken out again: no table has a row for it.
+
     Args:
-        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name.
+        path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name; of a path that is not there, the
+            last part may be a folder in ``MMBLIP2_WEIGHTS``, or 'bert-base-uncased'.
 
     Raises:
         ConfigError: If ``path`` cannot be read, or has no [CLS], [SEP] and [PAD].
     """
 
     def __init__(self, path: str):
-        from transformers import AutoTokenizer
+        from mmblip2.checkpoints.sources import local_or_hub
+        path = local_or_hub(path)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            tokenizer = _without_placeholder(read_tokenizer(path))
         except (OSError, ValueError) as error:
             raise ConfigError(f'no BERT tokenizer could be read from {path!r}: {cannot_read(path, TOKENIZER_FILES)} '
                               f'({first_lines(error)})') from error
@@ -59,7 +84,8 @@ class BertTokenizer:
 
 @MODELS.register_module()
 class SizeOnlyTokenizer:
-    """Stands in for a tokenizer whose files are not there, where only its size counts (``build_on_meta``).
+    """Stands in for a tokenizer whose files are not there, where only its size counts: ``build_on_meta``, and a Hugging
+    Face folder without a tokenizer.
 
     It has as many ids as said, its special tokens are 0, and it reads no text.
 
@@ -84,5 +110,6 @@ class SizeOnlyTokenizer:
         """
         if text not in ('\n', self.eos_token):
             raise ConfigError(f'this model was built without its tokenizer files and cannot read {text!r}: build it '
-                              'from the config instead of build_on_meta')
+                              'from the config instead of build_on_meta; or put the tokenizer into its Hugging Face '
+                              'folder')
         return SimpleNamespace(input_ids=[0])

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..compat import quiet_config_reader, read_shipped_bases
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..registry import own_arguments
 from .cli import apply_cfg_options
 from .paths import find_config
@@ -155,13 +155,21 @@ def check_config(cfg, checkpoint=None, training=False):
 
 
 def _no_checkpoint(path, advice):
-    """Why ``path`` cannot be a checkpoint, in a list; it is not read."""
+    """Why ``path`` cannot be a checkpoint, in a list; it is found, or downloaded, and not read."""
+    from ..checkpoints.files import FOLDER_FILES, weights_file
     from ..checkpoints.io import find_checkpoints
-    if Path(path).is_file() or Path(path).is_dir() and find_checkpoints(path):
+    from ..checkpoints.sources import PUBLISHED, find, is_hub_name, locate
+    try:
+        found, tried = find(path)
+        if found is None and ('://' in str(path) or is_hub_name(path) or Path(path).name in PUBLISHED):
+            found = locate(path)
+    except CheckpointError as error:
+        return [str(error)]
+    if found is None:
+        return [f'checkpoint {path} not found: {advice}. Looked in: {"; ".join(tried)}']
+    if found.is_file() or find_checkpoints(found) or weights_file(found):
         return []
-    if Path(path).is_dir():
-        return [f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth): {advice}']
-    return [f'checkpoint {path} not found: {advice}']
+    return [f'{path} is a folder without a checkpoint (iter_*.pth, epoch_*.pth; {FOLDER_FILES}): {advice}']
 
 
 def _no_start(cfg):

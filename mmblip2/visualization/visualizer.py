@@ -5,20 +5,22 @@ from PIL import Image, ImageDraw, ImageFont
 _MIN_WIDTH = 320
 _MARGIN = 6
 _FONT_SIZE = 14
+_COLUMNS = 5
 
 
-def draw_caption(image: Image.Image, lines: list[str]) -> Image.Image:
+def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WIDTH) -> Image.Image:
     """A new picture: the image, and below it the lines in black on white.
 
     Args:
         image: Any mode and size; narrow images are centred on a wider canvas so that text has room.
         lines: Texts; each starts on a line of its own and is wrapped to the width.
+        min_width: Of the picture, pixels.
 
     Returns:
         Image.Image: RGB, at least as wide and high as the image.
     """
     font = ImageFont.load_default(_FONT_SIZE)
-    width = max(image.width, _MIN_WIDTH)
+    width = max(image.width, min_width)
     wrapped = [part for line in lines for part in _wrap(_drawable(line, font), font, width - 2 * _MARGIN)]
     line_height = _FONT_SIZE + 4
     height = image.height + (len(wrapped) * line_height + 2 * _MARGIN if wrapped else 0)
@@ -28,6 +30,36 @@ def draw_caption(image: Image.Image, lines: list[str]) -> Image.Image:
     for number, text in enumerate(wrapped):
         draw.text((_MARGIN, image.height + _MARGIN + number * line_height), text, fill='black', font=font)
     return canvas
+
+
+def draw_results(title: str, found: list[tuple[Image.Image, str]], size: tuple[int, int]) -> Image.Image:
+    """A new picture: a text, and below it images in rows of five, each with a line of its own.
+
+    Args:
+        title: Of the picture, wrapped to its width.
+        found: Images and their lines, in reading order; an image is resized to fill its place.
+        size: Width of the picture and its greatest height, pixels, as far as the lines leave room.
+
+    Returns:
+        Image.Image: RGB.
+    """
+    columns = max(1, min(_COLUMNS, len(found)))
+    rows = -(-len(found) // columns)
+    head = draw_caption(Image.new('RGB', (size[0], 1), 'white'), [title], min_width=1)
+    width = max(1, (size[0] - _MARGIN) // columns - _MARGIN)
+    height = max(1, (size[1] - head.height) // max(1, rows) - _FONT_SIZE - 4 - 2 * _MARGIN)
+    tiles = []
+    for image, line in found:
+        scale = min(width / image.width, height / image.height)
+        fitted = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        tiles.append(draw_caption(fitted, [line], min_width=width))
+    heights = [max(tile.height for tile in tiles[start:start + columns]) for start in range(0, len(tiles), columns)]
+    picture = Image.new('RGB', (size[0], head.height + sum(heights)), 'white')
+    picture.paste(head, (0, 0))
+    for place, tile in enumerate(tiles):
+        row, column = divmod(place, columns)
+        picture.paste(tile, (_MARGIN + column * (width + _MARGIN), head.height + sum(heights[:row])))
+    return picture
 
 
 def _drawable(text: str, font) -> str:

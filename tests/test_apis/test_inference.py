@@ -55,8 +55,10 @@ def test_caption_keys_for_one_and_for_many(tmp_path, tiny_parts, image):
     assert list(one) == ['pred_caption'] and isinstance(one['pred_caption'], str)
     model = get_model(path)
     assert inference_model(model, [image, Image.open(image)]) == [one, one]
-    with pytest.raises(ConfigError, match='writes captions: leave question out'):
-        inference_model(model, image, 'what is it?')
+    answer = inference_model(model, image, 'what is it?')  # zero-shot, with the default template
+    assert list(answer) == ['question', 'pred_answer'] and answer['question'] == 'what is it?'
+    with pytest.raises(ConfigError, match='prototype is for retrieval, and this Blip2Generation writes text'):
+        inference_model(model, image, prototype=['a'])
     with pytest.raises(ConfigError, match='built already'):
         inference_model(model, image, device='cpu')
 
@@ -81,6 +83,90 @@ def test_retrieval_both_ways(tmp_path, tiny_parts, image):
     assert found[0]['img_path'] == str(image)
     with pytest.raises(ConfigError, match='give prototype='):
         inference_model(path, image)
+
+
+def test_retrieval_of_several_queries_and_its_arguments(representation, image, tmp_path):
+    texts = ['a red circle', 'two stars', 'a blue square']
+    one = inference_model(representation, image, prototype=texts, topk=3)
+    assert inference_model(representation, [image, image], prototype=texts, topk=3) == [one, one]
+    (tmp_path / 'texts.txt').write_text('\n'.join(texts))
+    assert inference_model(representation, image, prototype=tmp_path / 'texts.txt', topk=3) == one
+    cosines = inference_model(representation, image, prototype=texts, topk=3, fast_match=True, progress=False)
+    assert [row['match_score'] for row in cosines] != [row['match_score'] for row in one]
+
+    (tmp_path / 'photos').mkdir()
+    for name, color in (('a', (0, 200, 0)), ('b', (0, 0, 200))):
+        Image.new('RGB', (20, 20), color).save(tmp_path / 'photos' / f'{name}.png')
+    cache = tmp_path / 'gallery.safetensors'
+    found = inference_model(representation, 'two stars', prototype=tmp_path / 'photos', topk=2, prototype_cache=cache)
+    assert sorted(row['img_path'] for row in found) == [str(tmp_path / 'photos' / name) for name in ('a.png', 'b.png')]
+    assert all(row['sample']['img_path'] == row['img_path'] for row in found)
+    assert inference_model(representation, ['two stars'], topk=2, prototype_cache=cache) == [found]
+    inference_model(representation, image, prototype=texts, topk=2, show_dir=tmp_path / 'shown')
+    assert [path.name for path in (tmp_path / 'shown').iterdir()] == ['picture.png']
+
+
+def test_a_text_that_names_a_directory_is_a_text_for_images(representation, image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'two stars').mkdir()
+    image.rename(tmp_path / 'two stars' / 'picture.png')
+    images = [tmp_path / 'two stars' / 'picture.png']
+    assert [row['sample_idx'] for row in inference_model(representation, 'two stars', prototype=images)] == [0]
+    texts = inference_model(representation, 'two stars', prototype=['a red circle'])  # for texts it is its images
+    assert len(texts) == 1 and texts[0][0]['text'] == 'a red circle'
+
+
+def test_what_does_not_fit_a_retrieval_model_is_refused(representation, image):
+    for query, prototype, kind in ((image, [image], 'an image'), ('a star', ['a star'], 'a text')):
+        with pytest.raises(ConfigError, match=f'the query is {kind} and so is some of the prototype'):
+            inference_model(representation, query, prototype=prototype)
+    with pytest.raises(ConfigError, match='a prototype with at least one entry'):
+        inference_model(representation, image, prototype=[])
+    with pytest.raises(ConfigError, match='some entries of the prototype are images and some are texts'):
+        inference_model(representation, image, prototype=[image, 'a star'])
+    with pytest.raises(ConfigError, match='this is a retrieval model, which answers no question'):
+        inference_model(representation, image, 'what is it?')
+
+
+def test_an_image_is_compared_with_texts(representation, image):
+    one = inference_model(representation, image, texts='a red circle')
+    assert sorted(one) == ['itc_score', 'itm_score'] and 0 <= one['itm_score'] <= 1
+    two = inference_model(representation, image, texts=['a red circle', 'two stars'])
+    assert two[0] == pytest.approx(one, abs=1e-5) and len(two) == 2
+
+
+def test_arguments_reach_the_call_and_the_kind_of_the_input_that_of_the_result(tiny_generator, image, tmp_path):
+    model = tiny_generator([dict(type='CaptionPrompt', prompt='a photo of')])
+    one = inference_model(model, image)
+    assert inference_model(model, (path for path in [image, image]), batch_size=2) == [one, one]
+    assert inference_model(model, image.parent, show_dir=tmp_path / 'shown') == [one]
+    assert (tmp_path / 'shown' / 'picture.png').exists()
+    assert inference_model(model, str(image), prompt='')['pred_caption'] != one['pred_caption']
+    assert len(inference_model(model, image, num_captions=2)['pred_caption']) == 2
+    answers = inference_model(model, image, ['what is it?', 'why?'], template='{} Answer:')
+    assert [answer['question'] for answer in answers] == ['what is it?', 'why?']
+    assert inference_model(model, image, 'why?', template='{} Answer:') == answers[1]
+    with pytest.raises(ConfigError, match="generate has no setting 'promt'"):
+        inference_model(model, image, promt='a')
+
+
+def test_a_model_for_features_alone_is_sent_to_the_extractor(representation):
+    import torch
+    model = torch.nn.Linear(1, 1)
+    model._config = representation._config
+    with pytest.raises(ConfigError, match='does nothing with a Linear: for its features take FeatureExtractor'):
+        inference_model(model, 'a.png')
+
+
+def test_a_model_from_a_config(tmp_path, tiny_parts, image):
+    tiny_parts.pop('tokenizer')
+    tiny_parts['qformer'].pop('vocab_size')
+    path = write(tmp_path, generation(tiny_parts), PIPELINE, [dict(type='CaptionPrompt', prompt='a photo of')])
+    config = get_model(path)._config
+    config.dump(tmp_path / 'config.py')
+    expected = inference_model(path, image)
+    for source in (config, tmp_path / 'config.py'):
+        assert inference_model(source, image, pretrained=str(path), device='cpu') == expected
 
 
 def test_config_without_weights_is_refused(tmp_path):

@@ -152,7 +152,8 @@ def test_two_files_are_combined_and_both_reported(tmp_path):
     assert model.qformer.weight[0, 0].item() == 2 and model.qformer.bias[0].item() == 1
     assert report.new == ['head.weight'] and report.dropped == ['itm_head.weight']
     text = str(report)
-    assert '2 matched, 1 new, 1 dropped' in text and f'from {two}: qformer.weight' in text
+    assert '2 matched, 0 interpolated, 1 new, 0 missing, 0 unexpected, 1 dropped' in text
+    assert f'from {two}: qformer.weight' in text
 
 
 def test_unknown_keys_and_frozen_keys_are_errors_when_initialising(tmp_path):

@@ -76,8 +76,9 @@ def test_what_was_done_is_said():
 def test_eva_and_blip2_files_of_lavis(tmp_path):
     source = redrawn(VisionTransformer(**EVA))
     lavis = {key.replace('patch_embed.', 'patch_embed.proj.'): value for key, value in source.state_dict().items()}
+    blip2 = {f'visual_encoder.{key}': value for key, value in lavis.items()} | {'query_tokens': torch.zeros(1),
+                                                                                'ln_vision.weight': torch.zeros(1)}
     lavis['blocks.2.norm1.weight'] = lavis['fc_norm.weight'] = torch.zeros(16)
-    blip2 = {f'visual_encoder.{key}': value for key, value in lavis.items()} | {'Qformer.bert.x': torch.zeros(1)}
     for name, state in dict(eva=lavis, blip2=blip2).items():
         torch.save({'model': state}, tmp_path / f'{name}.pth')
         loaded = VisionTransformer(**EVA, weights=str(tmp_path / f'{name}.pth')).state_dict()

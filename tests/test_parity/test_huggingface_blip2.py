@@ -3,11 +3,17 @@
 The references are redrawn: queries, biases and norms from N(0, 0.2), so that no term of the sums is invisible, and
 every test that compares outputs first shows that they vary and depend on the image.
 """
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from PIL import Image
 
-from mmblip2.checkpoints.huggingface import from_huggingface, to_huggingface
-from mmblip2.errors import CheckpointError
+from mmblip2 import FeatureExtractor, ImageTextMatchingInferencer, TextToImageRetrievalInferencer
+from mmblip2.checkpoints.layouts import recognise
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
@@ -15,69 +21,29 @@ from mmblip2.structures import DataSample
 transformers = pytest.importorskip('transformers')
 TRANSFORMERS = int(transformers.__version__.split('.')[0])
 
-NUM_QUERY, SIDE = 5, 28
-VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=SIDE,
-              patch_size=7, initializer_range=0.02)
-QFORMER = dict(hidden_size=40, num_hidden_layers=4, num_attention_heads=4, intermediate_size=56,
-               max_position_embeddings=32)
-LANGUAGE = dict(
-    opt=dict(model_type='opt', hidden_size=24, word_embed_proj_dim=24, num_hidden_layers=2, num_attention_heads=2,
-             ffn_dim=48, max_position_embeddings=128, bos_token_id=2, eos_token_id=2, pad_token_id=1),
-    llama=dict(model_type='llama', hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
-               num_key_value_heads=2, intermediate_size=48, max_position_embeddings=128, bos_token_id=0,
-               eos_token_id=2, pad_token_id=1),
-    t5=dict(model_type='t5', d_model=24, d_kv=8, d_ff=48, num_layers=2, num_heads=2, feed_forward_proj='gated-gelu',
-            tie_word_embeddings=False, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0))
+sys.path.insert(0, str(Path(__file__).parents[1] / 'data'))
+from tiny_huggingface import (  # noqa: E402
+    LANGUAGE,
+    NUM_QUERY,
+    PROMPTS,
+    QFORMER,
+    SIDE,
+    TARGETS,
+    TEXTS,
+    VISION,
+    redraw,
+    write_tokenizers,
+)
+
 # Seeds of the weights with which what is generated varies and is decided by more than rounding
 SEEDS = {'opt': 5, 't5': 17, 'instruct-llama': 0, 'instruct-t5': 12}
 KINDS = list(SEEDS)
-TEXTS = ['a small red circle left of a star', 'two green stars', 'what color is the star?']
-PROMPTS = ['a photo of', 'Question: what color is the star? Answer:', 'there are']
-TARGETS = ['a small red circle', 'green', 'three objects above one cross']
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-    """Tokenizer folders, not trained, because trainers break ties by chance: BERT's and T5's of words, OPT's and
-    Llama's of bytes. OPT's puts </s> first, Llama's <s>; T5's adds </s> at the end."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import BertTokenizerFast, PreTrainedTokenizerFast
-    folders = {name: str(tmp_path_factory.mktemp(name)) for name in ('bert', 'opt', 'llama', 't5')}
-    words = sorted({word for text in TEXTS + PROMPTS + TARGETS for word in text.replace('?', ' ?').split()})
-
-    with open(f'{folders["bert"]}/vocab.txt', 'w') as file:
-        file.write('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'] + words))
-    BertTokenizerFast.from_pretrained(folders['bert']).save_pretrained(folders['bert'])
-
-    specials = dict(pad_token='<pad>', eos_token='</s>', unk_token='<unk>')
-    tokens = ['<s>', '<pad>', '</s>', '<unk>'] + sorted(pre_tokenizers.ByteLevel.alphabet())
-    for name, start in (('opt', '</s>'), ('llama', '<s>')):
-        tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f'{start} $A', special_tokens=[(start, tokens.index(start))])
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=start,
-                                **specials).save_pretrained(folders[name])
-
-    scores = [('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.)] + [(f'\u2581{word}', -2.) for word in words] + [('?', -2.)]
-    tokenizer = Tokenizer(models.Unigram(scores, 2))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', 1)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **specials).save_pretrained(folders['t5'])
-    return folders
-
-
-@torch.no_grad()
-def redraw(model, seed):
-    """New weights, none of them zero, one or tiny."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        is_norm = 'norm' in name.lower() and name.endswith('weight')
-        std = 1. if 'embedding' in name or name == 'language_projection.weight' else 0.2
-        std = 0.05 if name.endswith('.q.weight') else std  # T5 does not divide its attention scores by sqrt(d)
-        parameter.normal_(std=std, generator=generator).add_(float(is_norm))
-    return model.eval()
+    """Tokenizer folders by name."""
+    return write_tokenizers(tmp_path_factory.mktemp('tokenizers'))
 
 
 def parts(folders, vocab_size=None):
@@ -123,7 +89,8 @@ def retrieval(folders):
 
 def load(ours, theirs, missing=(), missing_prefix='-'):
     """Fill our model from their state dict; nothing may be left over on either side."""
-    result = ours.load_state_dict(from_huggingface(theirs.state_dict()), strict=False)
+    state = theirs.state_dict()
+    result = ours.load_state_dict(recognise(state).to_ours(state).state, strict=False)
     assert not result.unexpected_keys
     assert {key for key in result.missing_keys if not key.startswith(missing_prefix)} == set(missing)
 
@@ -406,30 +373,92 @@ def test_instruction_read_by_the_qformer_changes_the_loss(pairs):
     assert (pair.ours.loss(images, samples)['loss_lm'] - loss).abs() > 1e-3
 
 
-# -------------------------------------------------------------------------------------------- key map
+# ------------------------------------------------------------------------------------ feature extractor
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_key_map_there_and_back_is_exact(pairs, kind):
-    theirs = pairs(kind).theirs.state_dict()
-    back, left = to_huggingface(from_huggingface(theirs), 'instructblip' if kind.startswith('ins') else 'blip-2')
-    assert not left and back.keys() == theirs.keys()
-    for key, value in theirs.items():
-        if key.endswith('qkv.bias'):  # the key part of the bias is gone
-            third = len(value) // 3
-            assert not back[key][third:2 * third].any()
-            back[key][third:2 * third] = value[third:2 * third]
-        assert torch.equal(back[key], value), key
+def as_files(tmp_path):
+    """Three random pictures of the models' size, as files."""
+    generator = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(tmp_path / f'{i}.png')
+    return tmp_path
 
 
-def test_export_names_what_transformers_has_no_place_for(retrieval):
+def extractor(model, monkeypatch, tmp_path):
+    """(A ``FeatureExtractor`` of a model, three image files, their pixel values)."""
+    pipeline = [dict(type='LoadImage'), dict(type='PackInputs')]
+    monkeypatch.setattr(model, '_config', Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline)))),
+                        raising=False)
+    extract, folder = FeatureExtractor(model), as_files(tmp_path)
+    pixels = extract.prepare(extract.image_rows(folder))['images']
+    assert pixels.std() > 0.5
+    return extract, folder, pixels
+
+
+@torch.no_grad()
+def test_features_equal_transformers(retrieval, monkeypatch, tmp_path):
+    (ours, theirs), state = retrieval, retrieval[1].state_dict()
+    extract, folder, pixels = extractor(ours, monkeypatch, tmp_path)
+    text = ours.tokenize(TEXTS)
+    real = text.mask.bool()
+    vision = transformers.Blip2VisionModelWithProjection(theirs.config).eval()
+    words = transformers.Blip2TextModelWithProjection(theirs.config).eval()
+    for model in (vision, words):
+        assert not model.load_state_dict(state, strict=False).missing_keys
+
+    found = extract.extract_features(folder, mode='image')
+    output = vision(pixels)
+    assert_close(extract.get_image_features(folder), output.last_hidden_state)
+    assert_close(found['image_embeds_proj'], output.image_embeds)
+    queries = theirs.query_tokens.expand(3, -1, -1)
+    seen = theirs.qformer(query_embeds=queries, encoder_hidden_states=output.last_hidden_state).last_hidden_state
+    assert_close(found['image_embeds'], seen)
+    assert_close(extract.get_qformer_features(folder), seen)
+
+    found = extract.extract_features(texts=TEXTS, mode='text')
+    output = words(text.input_ids, text.mask)
+    assert_close(found['text_embeds'][real], output.last_hidden_state[real])
+    assert_close(found['text_embeds_proj'][real], output.text_embeds[real])
+    assert_close(extract.get_text_features(TEXTS, project=True)[:, 0], output.text_embeds[:, 0])
+
+    embeds = theirs.embeddings(input_ids=text.input_ids, query_embeds=queries)
+    expected = theirs.qformer(
+        query_embeds=embeds, query_length=NUM_QUERY, attention_mask=torch.cat([real.new_ones(3, NUM_QUERY), real], 1),
+        encoder_hidden_states=vision(pixels).last_hidden_state).last_hidden_state[:, :NUM_QUERY]
+    assert_close(extract.get_qformer_features(folder, TEXTS), expected)
+    assert (expected - seen).abs().max() > 1e-2, 'the text changes nothing'
+
+
+@torch.no_grad()
+def test_matching_and_retrieval_scores_equal_transformers(retrieval, monkeypatch, tmp_path):
     ours, theirs = retrieval
-    state, left = to_huggingface(ours.state_dict())
-    assert state.keys() == theirs.state_dict().keys()
-    assert {key.split('.')[0] for key in left} == {'itg_head', 'itc_head', 'num_steps'} and len(left) == 7
+    _, folder, pixels = extractor(ours, monkeypatch, tmp_path)
+    text = ours.tokenize(TEXTS)
+    itm = torch.stack([theirs(pixels.roll(-i, 0), text.input_ids, text.mask,
+                              use_image_text_matching_head=True).logits_per_image for i in range(3)])
+    itc = theirs(pixels, text.input_ids, text.mask).logits_per_image
+    match = ImageTextMatchingInferencer(ours)
+    for i, image in enumerate(sorted(folder.iterdir())):
+        for j, found in enumerate(match(image, TEXTS)):
+            logits = itm[(i - j) % 3, j]
+            assert found['itm_score'] == pytest.approx(float(logits.softmax(0)[1]), abs=1e-5)
+            assert found['itc_score'] == pytest.approx(float(itc[i, j]), abs=1e-5)
+    search = TextToImageRetrievalInferencer(ours, folder, progress=False)
+    for j, row in enumerate(search(TEXTS, topk=3)):
+        for found in row:
+            i = found['sample_idx']
+            assert found['match_score'] == pytest.approx(float(itm[(i - j) % 3, j, 1] + itc[i, j]), abs=1e-5)
 
 
-def test_unknown_keys_and_layouts_are_refused():
-    with pytest.raises(CheckpointError, match=r'1 keys are none of a BLIP-2 .*\(visual_encoder.cls_token\)'):
-        from_huggingface({'visual_encoder.cls_token': torch.zeros(1), 'query_tokens': torch.zeros(1)})
-    with pytest.raises(ValueError, match="layout 'blip2' is not one of 'blip-2', 'instructblip'"):
-        to_huggingface({}, 'blip2')
+@torch.no_grad()
+def test_features_of_a_generator_equal_transformers(pairs, monkeypatch, tmp_path):
+    pair = pairs('opt')
+    extract, folder, pixels = extractor(pair.ours, monkeypatch, tmp_path)
+    theirs = pair.theirs
+    patches = theirs.vision_model(pixels).last_hidden_state
+    seen = theirs.qformer(query_embeds=theirs.query_tokens.expand(3, -1, -1),
+                          encoder_hidden_states=patches).last_hidden_state
+    assert_close(extract.get_image_features(folder), patches)
+    assert_close(extract.get_qformer_features(folder), seen)
+    prefix = theirs.language_projection(seen)
+    scale = prefix.std()  # its weights are of size 1
+    assert_close(extract.extract_features(folder, mode='image')['image_embeds_proj'] / scale, prefix / scale)

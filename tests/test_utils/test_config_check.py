@@ -192,7 +192,7 @@ def test_missing_checkpoint_is_found():
 
 
 def test_a_folder_without_a_checkpoint_is_found(tmp_path):
-    with pytest.raises(ConfigError, match=r'is a folder without a checkpoint \(iter_\*.pth, epoch_\*.pth\): check the'):
+    with pytest.raises(ConfigError, match=r'is a folder without a checkpoint \(iter_\*.pth, .*\): check the'):
         check.check_config(config(), checkpoint=str(tmp_path))
     (tmp_path / 'iter_4.pth').touch()
     check.check_config(config(), checkpoint=str(tmp_path))
@@ -200,7 +200,7 @@ def test_a_folder_without_a_checkpoint_is_found(tmp_path):
 
 @pytest.mark.parametrize('load_from, message', [
     ('none.pth', 'load_from: checkpoint none.pth not found: run the training that writes it first, or set load_from'),
-    ('empty', 'load_from: empty is a folder without a checkpoint (iter_*.pth, epoch_*.pth): run the training that'),
+    ('empty', 'load_from: empty is a folder without a checkpoint (iter_*.pth, epoch_*.pth; model.safetensors'),
     ([dict(checkpoint='stage1'), dict(checkpoint='none', exclude=['a'])],
      'load_from[1].checkpoint: checkpoint none not found'),
     (dict(checkpoint='none'), 'load_from.checkpoint: checkpoint none not found')])

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from mmblip2.visualization import draw_caption
-from mmblip2.visualization.visualizer import _wrap
+from mmblip2.visualization.visualizer import _wrap, draw_results
 
 
 def red(size, mode='RGB'):
@@ -35,3 +35,18 @@ def test_any_mode_and_small_images_work(mode):
 
 def test_without_lines_nothing_is_added():
     assert draw_caption(red((400, 50)), []).size == (400, 50)
+
+
+def test_results_stand_in_rows_below_the_title():
+    colours = [(40 * i, 255 - 40 * i, 20 * i) for i in range(1, 7)]
+    found = [(Image.new('RGB', (10 * i + 5, 20), colour), f'line {i}') for i, colour in enumerate(colours)]
+    drawn = draw_results('a title', found, (600, 400))
+    pixels = np.asarray(drawn)
+    assert drawn.width == 600 and drawn.height <= 400
+    places = [np.argwhere((pixels == colour).all(axis=2)) for colour in colours]
+    tops, lefts = [int(place[:, 0].min()) for place in places], [int(place[:, 1].min()) for place in places]
+    assert tops[:5].count(tops[0]) == 5 and tops[5] > places[0][:, 0].max(), 'five in a row'
+    assert lefts[:5] == sorted(lefts[:5]) and min(tops) > 14, 'in reading order, below the title'
+    assert all(len(place) == np.prod(np.ptp(place, axis=0) + 1) for place in places), 'an image covers another'
+    assert (pixels[:14] < 128).any(), 'no title'
+    assert draw_results('nothing', [], (100, 50)).width == 100

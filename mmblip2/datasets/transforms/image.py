@@ -1,6 +1,8 @@
 """Image transforms on ``results['image']``, a ``PIL.Image`` in RGB."""
 import math
+import os
 
+import numpy as np
 from PIL import Image
 
 from mmblip2.errors import ConfigError, DataError
@@ -19,6 +21,65 @@ def height_width(scale):
     return tuple(pair)
 
 
+def to_rgb(image):
+    """An image of any mode as RGB; training, evaluation and inference all use this one rule.
+
+    Eight bits a channel: as Pillow's ``convert('RGB')``, which transformers uses, too. Alpha is dropped, so that what
+    is below transparent pixels shows. Of an animation the first frame is taken. A rotation in the EXIF data is not
+    applied, as in transformers and LAVIS: call ``PIL.ImageOps.exif_transpose`` before, if it should be.
+
+    Differs from transformers: 16 bits of grey are scaled to 8 (65535 is white, rounded); Pillow alone would show
+    everything above 255 as white.
+
+    Args:
+        image (PIL.Image.Image): Not changed.
+
+    Returns:
+        PIL.Image.Image: Mode RGB.
+
+    Raises:
+        DataError: Floating point or 32-bit pixels, whose range is not known.
+    """
+    if image.mode == 'F':
+        raise DataError('its pixels are floating point (mode F), and nothing says which value is white: save it with '
+                        '8 or 16 bits')
+    if image.mode.startswith('I'):
+        pixels = np.asarray(image).astype(np.int64)  # (H, W)
+        low, high = int(pixels.min()), int(pixels.max())
+        if low < 0 or high > 65535:
+            raise DataError(f'its pixels are 32-bit integers from {low} to {high}, and nothing says which value is '
+                            'white: save it with 8 or 16 bits')
+        # Older releases of Pillow read a 16-bit PNG as mode I, which otherwise may hold 8 bits.
+        if image.mode != 'I' or high > 255 or getattr(image, 'format', None) == 'PNG':
+            pixels = (pixels * 255 + 32767) // 65535
+        image = Image.fromarray(pixels.astype(np.uint8))
+    return image.convert('RGB')
+
+
+def read_image(source):
+    """Read an image file as RGB, see :func:`to_rgb`.
+
+    Pillow warns above ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) pixels and refuses twice as many.
+
+    Args:
+        source (str | Path | file): Path, or an open binary file.
+
+    Returns:
+        PIL.Image.Image: Mode RGB.
+
+    Raises:
+        DataError: Why it cannot be read; which file it was is for the caller to say.
+    """
+    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source) and os.path.getsize(source) == 0:
+        raise DataError('the file is empty (0 bytes)')
+    try:
+        with Image.open(source) as image:
+            return to_rgb(image)
+    # Pillow raises all of these for broken files, depending on the format and on where the damage is.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f'{type(error).__name__}: {error}') from None
+
+
 def _rng(results, transform):
     if 'rng' not in results:
         raise ConfigError(f"{type(transform).__name__} needs random numbers in results['rng'], which the "
@@ -29,41 +90,46 @@ def _rng(results, transform):
 
 @TRANSFORMS.register_module()
 class LoadImage:
-    """Read ``results['img_path']`` as RGB into ``results['image']``; without a path, convert that image.
+    """Read ``results['img_path']`` as RGB into ``results['image']``; where there is an image already, convert that.
+
+    See :func:`to_rgb` for what becomes of other modes.
 
     Raises:
         DataError: The file is missing or is not a whole image; the message names path and sample.
     """
 
     def __call__(self, results):
-        if 'img_path' not in results:
-            results['image'] = results['image'].convert('RGB')
-            return results
-        path = results['img_path']
+        path = results.get('img_path')
         try:
-            with Image.open(path) as image:
-                results['image'] = image.convert('RGB')
-        # Pillow raises all of these for broken files, depending on the format and on where the damage is.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f'cannot read image {path} (sample {results.get("sample_idx")}): '
-                            f'{type(error).__name__}: {error}; replace the file or take it out of the '
-                            'annotations') from None
+            results['image'] = to_rgb(results['image']) if 'image' in results else read_image(path)
+        except DataError as error:
+            raise DataError(f'cannot read image {path} (sample {results.get("sample_idx")}): {error}; replace the file '
+                            'or take it out of the annotations') from None
         return results
 
 
 @TRANSFORMS.register_module()
 class Resize:
-    """Resize to exactly ``scale`` with Pillow's bicubic filter, as published weights were evaluated.
+    """Resize to exactly ``scale``, by default with Pillow's bicubic filter, as published weights were evaluated.
 
     Args:
         scale (int | tuple[int, int]): Side of a square, or (height, width), pixels.
+        filter (str): Pillow's name: ``'nearest'``, ``'box'``, ``'bilinear'``, ``'hamming'``, ``'bicubic'`` or
+            ``'lanczos'``.
+
+    Raises:
+        ConfigError: Another filter, or no size.
     """
 
-    def __init__(self, scale):
+    def __init__(self, scale, filter='bicubic'):
         self.height, self.width = height_width(scale)
+        names = [member.name.lower() for member in Image.Resampling]
+        if filter not in names:
+            raise ConfigError(f'filter of Resize is {filter!r}, expected one of {", ".join(names)}')
+        self.filter = Image.Resampling[filter.upper()]
 
     def __call__(self, results):
-        results['image'] = results['image'].resize((self.width, self.height), Image.Resampling.BICUBIC)
+        results['image'] = results['image'].resize((self.width, self.height), self.filter)
         return results
 
 

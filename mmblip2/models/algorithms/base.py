@@ -107,6 +107,8 @@ class VisionLanguageModel(BaseModel):
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: tuple[str, ...] = ()
     vision: Any  # a module with embed_dim
+    #: type in which a vision encoder with weights of half precision computes; its norms and sums are in float32
+    vision_dtype: torch.dtype | None = None
     qformer: QFormer
 
     def __init__(self, parts: dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
@@ -170,9 +172,16 @@ class VisionLanguageModel(BaseModel):
             patches = self._remembered_patches(images, data_samples)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
-                patches = self.vision(images)  # (B, P, E)
+                patches = self._see(images)  # (B, P, E)
         patches = self.vision_norm(patches.float())
         return EncodedImages(patches, self.qformer.project_image(patches))
+
+    def _see(self, images) -> torch.Tensor:
+        """Tokens (B, P, E) of the vision encoder."""
+        if self.vision_dtype is None:
+            return self.vision(images)
+        with torch.autocast(images.device.type, self.vision_dtype):
+            return self.vision(images)
 
     @torch.no_grad()
     def _remembered_patches(self, images, data_samples) -> torch.Tensor:
@@ -183,7 +192,7 @@ class VisionLanguageModel(BaseModel):
                               'random: take it out of the pipeline, or set vision_cache_gib=0')
         keys = [sample.img_path for sample in data_samples]
         new = [i for i, key in enumerate(keys) if key not in self._cache]
-        fresh = dict(zip(new, self.vision(images[new]))) if new else {}
+        fresh = dict(zip(new, self._see(images[new]))) if new else {}
         for i, row in fresh.items():
             size = row.numel() * row.element_size()
             if size <= self._cache_room and keys[i] not in self._cache:

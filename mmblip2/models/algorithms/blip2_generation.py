@@ -14,7 +14,7 @@ from mmblip2.utils.dist import share_of_global
 from ..hub import refuse
 from ..language.base import LanguageModel, generation_problems
 from ..qformer import QFormer
-from .base import VisionLanguageModel, check_text_fits
+from .base import EncodedImages, VisionLanguageModel, check_text_fits
 
 
 @MODELS.register_module()
@@ -72,15 +72,22 @@ class Blip2Generation(VisionLanguageModel):
 
     def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
         """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H)."""
-        encoded = self.encode_image(images, data_samples)
+        return self.prefix_of(self.encode_image(images, data_samples),
+                              [sample.get('qformer_text') for sample in data_samples])
+
+    def prefix_of(self, encoded: EncodedImages, texts: Sequence[str | None]) -> torch.Tensor:
+        """Encoded images, and a text each if the Q-Former reads text, to the language model's prefix (B, Q, H).
+
+        Raises:
+            ConfigError: The Q-Former reads text, and there is none for an image.
+        """
         if self.tokenizer is None:
             query_feats, _ = self.qformer.forward_queries(encoded.image_kv)
         else:
-            texts = [sample.get('qformer_text') for sample in data_samples]
             if None in texts:
                 raise ConfigError('this Q-Former reads text, but a sample has no qformer_text: set qformer_text in '
                                   'the pipeline (for example VQAPrompt(qformer_text="{}"))')
-            text = self.tokenizer(texts, self.max_text_len, images.device)
+            text = self.tokenizer(texts, self.max_text_len, encoded.patches.device)
             query_feats = self.qformer.forward_joint(encoded.image_kv, *text)
         return self.language_projection(query_feats)
 
@@ -100,18 +107,37 @@ class Blip2Generation(VisionLanguageModel):
         return dict(loss_lm=share_of_global(total, count) if self.global_token_mean else total / count)
 
     @torch.no_grad()
-    def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
-        """Write ``pred_text`` into the samples and return them.
+    def generate(self, prefix: torch.Tensor, prompts: Sequence[str], **settings) -> list:
+        """Continue prompts behind visual prefixes.
+
+        Args:
+            prefix: (B, Q, H), of :meth:`prefix_of`.
+            prompts: One a row.
+            **settings: Of the language model's ``generate``; those of the config hold for the others.
+
+        Returns:
+            list[str] | list[list[str]]: See ``LanguageModel.generate``.
 
         Raises:
             ConfigError: The language model returns another number of texts than there are samples.
         """
-        texts = self.language_model.generate(
-            self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples], **self.generation)
-        if len(texts) != len(data_samples):
+        settings = {**self.generation, **settings}
+        texts = self.language_model.generate(prefix, list(prompts), **settings)
+        if len(texts) != len(prompts):
             raise ConfigError(f'{type(self.language_model).__name__}.generate returned {len(texts)} texts for '
-                              f'{len(data_samples)} samples, expected one a sample: check what it does with generation='
-                              f'{self.generation}')
-        for sample, text in zip(data_samples, texts):
+                              f'{len(prompts)} samples, expected one a sample: check what it does with generation='
+                              f'{settings}')
+        return texts
+
+    def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
+        """Write ``pred_text`` into the samples and return them.
+
+        Raises:
+            ConfigError: See :meth:`generate`; ``generation`` asks for several texts a sample.
+        """
+        refuse(generation_problems(self.generation, self.language_model.generate), 'generation of the model')
+        with torch.no_grad():
+            prefix = self.visual_prefix(images, data_samples)
+        for sample, text in zip(data_samples, self.generate(prefix, [sample.prompt for sample in data_samples])):
             sample.pred_text = text
         return data_samples

@@ -173,17 +173,21 @@ class Blip2Representation(VisionLanguageModel):
         return self.itc_head.text_features(self.qformer.forward_text(*text))
 
     @torch.no_grad()
-    def score_pairs(self, image_kv, text: TextBatch) -> torch.Tensor:
-        """ITM logit of 'matches'.
+    def match_logits(self, image_kv, text: TextBatch) -> torch.Tensor:
+        """ITM logits.
 
         Args:
             image_kv: Keys and values of N images, or of one image for all N texts.
             text: N texts.
 
         Returns:
-            torch.Tensor: float32 (N,).
+            torch.Tensor: float32 (N, 2); class 1 is 'matches'.
         """
-        return self.itm_head(self.qformer.forward_joint(image_kv, *text))[:, 1].float()
+        return self.itm_head(self.qformer.forward_joint(image_kv, *text)).float()
+
+    def score_pairs(self, image_kv, text: TextBatch) -> torch.Tensor:
+        """ITM logit of 'matches', float32 (N,); arguments as of :meth:`match_logits`."""
+        return self.match_logits(image_kv, text)[:, 1]
 
 
 def _stable_hash(image_id) -> int:

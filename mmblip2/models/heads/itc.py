@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,12 +12,17 @@ class ITCHead(nn.Module):
         width (int): Q-Former width D.
         embed_dim (int): Contrastive width C.
         temperature (float): Initial temperature; learned, similarities are divided by it.
+        image (bool): Build the projection of images.
+        text (bool): Build the projection of texts.
     """
+    vision_proj: Any
+    text_proj: Any
 
-    def __init__(self, width: int, embed_dim: int = 256, temperature: float = 0.07):
+    def __init__(self, width: int, embed_dim: int = 256, temperature: float = 0.07, image: bool = True,
+                 text: bool = True):
         super().__init__()
-        self.vision_proj = nn.Linear(width, embed_dim)
-        self.text_proj = nn.Linear(width, embed_dim)
+        self.vision_proj = nn.Linear(width, embed_dim) if image else None
+        self.text_proj = nn.Linear(width, embed_dim) if text else None
         self.temperature = nn.Parameter(torch.tensor(temperature))
 
     def image_features(self, query_feats: torch.Tensor) -> torch.Tensor:

@@ -6,10 +6,12 @@ import contextlib
 import inspect
 import re
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
 
+from mmblip2.checkpoints.sources import local_or_hub
 from mmblip2.compat import mismatched_tensors, obey_newer_config, read_tokenizer
 from mmblip2.errors import ConfigError, first_lines
 
@@ -36,7 +38,8 @@ class LanguageModel(nn.Module):
 
     Args:
         auto_class (str): transformers class that builds the model, ``'AutoModelForCausalLM'`` for example.
-        model (str, optional): Folder with a Hugging Face model (or a name on its hub).
+        model (str, optional): Folder with a Hugging Face model (or a name on its hub, of which the last part may be a
+            folder in ``MMBLIP2_WEIGHTS``); also one of a whole BLIP-2 or InstructBLIP, whose language model is taken.
         config (dict, optional): Without ``model``: the architecture of a randomly initialised model, with
             its ``model_type``; vocabulary size and special token ids default to the tokenizer's. With
             ``model``: settings that replace those of the folder, which must be of the same ``model_type`` and, where
@@ -76,13 +79,14 @@ class LanguageModel(nn.Module):
         refuse_code(dict(config or {}, attn_implementation=attention), 'config of the language model')
         self.tokenizer = tokenizer or model
         if isinstance(self.tokenizer, str):
-            self.tokenizer = _load_tokenizer(self.tokenizer)
+            self.tokenizer = _load_tokenizer(local_or_hub(self.tokenizer))
         if model is None:
-            self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
+            with _undrawn() if weights is not None else contextlib.nullcontext():
+                self.model = _from_config(auto_class, config, self.tokenizer, dtype, attention)
         else:
             overrides = plain(config or {})
             model_type = overrides.pop('model_type', None)
-            self.model = _from_folder(auto_class, model, overrides, dtype, attention)
+            self.model = _from_folder(auto_class, local_or_hub(model), overrides, dtype, attention)
             if model_type not in (None, self.model.config.model_type):
                 raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
                                   f'config says {model_type!r}: give the folder and the config of one model')
@@ -111,6 +115,14 @@ class LanguageModel(nn.Module):
         """int: Width of the input embeddings (for OPT-350m not the width of its layers)."""
         return self.model.get_input_embeddings().embedding_dim
 
+    @property
+    def device(self):
+        """torch.device: Where the input embeddings are computed, also where accelerate keeps them elsewhere."""
+        table = self.model.get_input_embeddings()
+        hook = getattr(table, '_hf_hook', None)
+        placed = getattr(getattr(hook, 'hooks', [hook])[0], 'execution_device', None)
+        return table.weight.device if placed is None else torch.device(placed)
+
     def embed(self, input_ids):
         """Look up the input embeddings.
 
@@ -136,9 +148,31 @@ class LanguageModel(nn.Module):
             scalar).
         """
 
+    @property
+    def max_context(self):
+        """int or None: Most tokens that the model was made for: the rows of its position table, or, where positions
+        are relative (T5), the length that its config or tokenizer names; None where nothing says it."""
+        config = self.model.config
+        limit = getattr(config, 'max_position_embeddings', None) or getattr(config, 'n_positions', None)
+        named = self.tokenizer.model_max_length
+        return limit or (named if named < 10**6 else None)  # transformers' way to say "none" is 1e30
+
+    def count_context(self, num_prefix, prompt, max_new_tokens):
+        """Tokens that generating takes of :attr:`max_context`.
+
+        Args:
+            num_prefix (int): Visual prefix tokens.
+            prompt (str): What the new text continues.
+            max_new_tokens (int): Most tokens to generate.
+
+        Returns:
+            int: Prefix, prompt with its special tokens, and new tokens.
+        """
+        return num_prefix + len(self.tokenizer(prompt.rstrip()).input_ids) + max_new_tokens
+
     @abstractmethod
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
-                 length_penalty=1.0, **kwargs):
+                 length_penalty=1.0, num_return_sequences=1, **kwargs):
         """Continue the prompts.
 
         Args:
@@ -148,27 +182,30 @@ class LanguageModel(nn.Module):
             num_beams (int): 1 is greedy search.
             min_new_tokens (int, optional): Fewest tokens before the text may end.
             length_penalty (float): Exponent of the length that divides a beam's score; unused without beams.
+            num_return_sequences (int): Texts a sample: the best beams, or that many samples of ``do_sample=True``.
             **kwargs: More settings of transformers' ``generate``.
 
         Returns:
-            list[str]: The new text of each sample, stripped, without prompt and special tokens.
+            list[str] | list[list[str]]: The new text of each sample, stripped, without prompt and special tokens; with
+            ``num_return_sequences`` above 1 the list of its texts, best beam first.
 
         Raises:
-            ConfigError: An unknown setting, or one with which code of a model repository would run or the result would
-                not be one text a sample.
+            ConfigError: Prompt and new tokens exceed the model's positions; more texts than beams without sampling; an
+                unknown setting, or one with which code of a model repository would run or no texts be returned.
         """
 
-    def _check_length(self, length, what='prefix, text and new tokens make'):
+    def _check_length(self, length, what='prefix, text and new tokens make',
+                      advice='lower max_text_len or max_new_tokens'):
         """Refuse more positions than the model has a table for; relative ones (T5) have no limit."""
         limit = getattr(self.model.config, 'max_position_embeddings', None)
         if limit is not None and length > limit:
             raise ConfigError(f'{what} {length} tokens, but the language model has '
-                              f'{limit} positions: lower max_text_len or max_new_tokens, or use a model with '
-                              'a larger max_position_embeddings')
+                              f'{limit} positions: {advice}, or use a model with a larger max_position_embeddings')
 
     def _search(self, inputs_embeds, attention_mask, end_id, max_new_tokens, num_beams, min_new_tokens,
-                length_penalty, kwargs):
-        """Run transformers' ``generate`` on embeddings and return the (B, N) ids that it gives back."""
+                length_penalty, count, kwargs):
+        """Run transformers' ``generate`` on embeddings and return the ids (B * count, N) that it gives back, those of
+        one sample after the other."""
         pad_id = self.tokenizer.pad_token_id
         settings = dict(do_sample=False, max_new_tokens=max_new_tokens, num_beams=num_beams,
                         eos_token_id=end_id, pad_token_id=end_id if pad_id is None else pad_id)
@@ -178,16 +215,23 @@ class LanguageModel(nn.Module):
             settings['length_penalty'] = length_penalty
         refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
         settings.update(kwargs)
+        if count > 1:
+            sampled = settings['do_sample'] and num_beams == 1
+            if not sampled and num_beams < count:
+                raise ConfigError(f'{count} texts a sample (num_return_sequences) need as many beams, got num_beams='
+                                  f'{num_beams}: set num_beams={count}, or do_sample=True with num_beams=1')
+            settings['num_return_sequences'] = count
         return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
 
-    def _decode(self, rows, end_id):
-        """Text of each row of ids up to its first ``end_id``."""
+    def _decode(self, rows, end_id, count=1):
+        """Text of each row of ids up to its first ``end_id``; with ``count`` above 1 the texts of each ``count`` rows.
+        """
         texts = []
         for row in rows.tolist():
             row = row[:row.index(end_id)] if end_id in row else row
             texts.append(self.tokenizer.decode(row, skip_special_tokens=True,
                                                clean_up_tokenization_spaces=False).strip())
-        return texts
+        return texts if count == 1 else [texts[i:i + count] for i in range(0, len(texts), count)]
 
 
 def generation_problems(settings, generate):
@@ -207,8 +251,8 @@ def generation_problems(settings, generate):
         from transformers import GenerationConfig
         allowed.update(name for name in vars(GenerationConfig()) if name[0] != '_' and name != 'transformers_version')
     if settings.get('num_return_sequences') not in (None, 1):
-        problems['num_return_sequences'] = (f'num_return_sequences={settings["num_return_sequences"]!r}, but generate '
-                                            'returns one text a sample: leave it out')
+        problems['num_return_sequences'] = (f'num_return_sequences={settings["num_return_sequences"]!r}, but a sample '
+                                            'gets one text: leave it out')
     if settings.get('return_dict_in_generate'):
         problems['return_dict_in_generate'] = ('return_dict_in_generate is set, but generate returns texts alone: '
                                                'leave it out')
@@ -266,9 +310,13 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
     import transformers
     settings = plain(overrides or {})
     tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
+    outer = _config_of_whole(folder)
+    if outer is not None and settings:
+        raise ConfigError(f'{folder} is a {outer.model_type} as a whole, whose language model is taken as it is there: '
+                          f'take {", ".join(settings)} out of config')
     try:
         # False, as without the argument transformers asks at the terminal whether to run a folder's own code.
-        config, unknown = transformers.AutoConfig.from_pretrained(
+        config, unknown = (outer.text_config, {}) if outer is not None else transformers.AutoConfig.from_pretrained(
             folder, return_unused_kwargs=True, trust_remote_code=False, **settings)
         if unknown:
             raise ConfigError(f'config of the language model {folder} has no setting '
@@ -277,9 +325,12 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
         obey_newer_config(config, f'the language model {folder}')
         with _no_progress_bar():
             # Tensors of another shape are refused below, with their names.
-            model, info = getattr(transformers, auto_class).from_pretrained(
-                folder, config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
-                ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False)
+            how = dict(config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
+                       ignore_mismatched_sizes=True, output_loading_info=True)
+            if outer is None:
+                model, info = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=False, **how)
+            else:
+                model, info = _from_whole(getattr(transformers, auto_class), folder, how)
     except (OSError, ValueError) as error:
         raise ConfigError(f'the language model {folder} could not be loaded: {cannot_read(folder, MODEL_FILES)} '
                           f'({first_lines(error)})') from error
@@ -289,6 +340,32 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
                           f'embedding, config says tie_word_embeddings={tied}: take that out of config, or give the '
                           'folder of the model that config describes')
     return model
+
+
+def _config_of_whole(folder):
+    """Config of a whole BLIP-2 or InstructBLIP in ``folder``; None for the folder, or hub name, of anything else."""
+    from mmblip2.checkpoints.io import folder_config
+    if 'text_config' not in folder_config(folder) or 'qformer_config' not in folder_config(folder):
+        return None
+    import transformers
+    return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def _from_whole(auto_class, folder, how):
+    """The language model inside a BLIP-2, with the loading info; built without drawing random weights first."""
+    from mmblip2.checkpoints.io import read_checkpoint
+    start = 'language_model.model.'
+    state = {key[len(start):]: value for key, value in read_checkpoint(folder)['state_dict'].items()
+             if key.startswith(start)}
+    if not state:
+        raise ConfigError(f'{folder} holds no language model (no key language_model.*): give the folder of one')
+    kind = type(how['config'])
+    if kind not in auto_class._model_mapping:
+        raise ValueError(f'{auto_class.__name__} has no model for {kind.__name__}')
+    model, info = auto_class._model_mapping[kind].from_pretrained(None, state_dict=state, **how)
+    for parameter in model.parameters():  # they may still be the mapped file
+        parameter.data = parameter.data.clone()
+    return model, info
 
 
 def _is_tied(model):
@@ -344,6 +421,24 @@ def _no_progress_bar():
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _undrawn():
+    """Where nothing else is drawn either (``without_drawing``): do not draw weights that a file replaces."""
+    from transformers import PreTrainedModel
+
+    from mmblip2.checkpoints.parts import draws
+    if draws():
+        yield
+        return
+    owner: Any = PreTrainedModel
+    kept = owner.initialize_weights
+    owner.initialize_weights = lambda model: None
+    try:
+        yield
+    finally:
+        owner.initialize_weights = kept
 
 
 def _from_config(auto_class, config, tokenizer, dtype, attention):

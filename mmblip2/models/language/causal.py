@@ -29,8 +29,8 @@ class CausalLM(LanguageModel):
 
     Args:
         model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`.
-        ending (str, optional): The one token that ends every target and stops the generation. Default: a new
-            line for OPT, the tokenizer's end-of-sequence token for the others.
+        ending (str | int, optional): The one token, or its id, that ends every target and stops the generation.
+            Default: a new line for OPT, the tokenizer's end-of-sequence token for the others.
         add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
 
     Raises:
@@ -49,7 +49,7 @@ class CausalLM(LanguageModel):
         if ending is None:
             raise ConfigError('the tokenizer has no end-of-sequence token: set ending=<token> of the '
                               'language model')
-        end_ids = self.tokenizer(ending, add_special_tokens=False).input_ids
+        end_ids = [ending] if isinstance(ending, int) else self.tokenizer(ending, add_special_tokens=False).input_ids
         if len(end_ids) != 1:
             raise ConfigError(f'ending={ending!r} of the language model is {len(end_ids)} tokens, expected '
                               "one: choose another, the tokenizer's end-of-sequence token for example")
@@ -70,7 +70,7 @@ class CausalLM(LanguageModel):
             first = max(starts[-1], 1 if prefix is None else 0)
             no_room += len(rows[-1]) <= first < len(row)
         self._check_room(no_room, len(rows), max(starts, default=0))
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device)  # (B, T)
         position = torch.arange(ids.size(1), device=device)
         is_target = mask & (position >= torch.tensor(starts, device=device)[:, None])  # (B, T)
@@ -88,12 +88,12 @@ class CausalLM(LanguageModel):
         return token_loss(logits[:, -keep:-1], labels, is_target)
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
-                 length_penalty=1.0, **kwargs):
+                 length_penalty=1.0, num_return_sequences=1, **kwargs):
         """See :meth:`LanguageModel.generate`."""
         rows = [self._tokenize(prompt.rstrip()) for prompt in prompts]
         if prefix is None and not all(rows):
             raise ValueError('nothing to continue: a prompt has no tokens and there is no visual prefix')
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         ids, mask = pad_ids(rows, device, side='left')  # (B, T)
         embeds = self.embed(ids)
         if prefix is not None:
@@ -103,10 +103,15 @@ class CausalLM(LanguageModel):
             order = mask.long().argsort(dim=1, stable=True)
             embeds = embeds.gather(1, order[:, :, None].expand_as(embeds))
             mask = mask.gather(1, order)
-        self._check_length(embeds.size(1) + max_new_tokens)
+        self._check_length(embeds.size(1) + max_new_tokens, advice='shorten the prompt or lower max_new_tokens')
+        count = num_return_sequences or 1
         new_ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
-                               length_penalty, kwargs)
-        return self._decode(new_ids, self.end_id)
+                               length_penalty, count, kwargs)
+        return self._decode(new_ids, self.end_id, count)
+
+    def count_context(self, num_prefix, prompt, max_new_tokens):
+        """See :meth:`LanguageModel.count_context`."""
+        return num_prefix + len(self._tokenize(prompt.rstrip())) + max_new_tokens
 
     def _check_room(self, count, total, longest):
         """Refuse a batch without any target, and say once that some rows have none. Decided by each process alone."""
@@ -128,5 +133,5 @@ class CausalLM(LanguageModel):
 
 def _prepend(prefix, embeds, mask):
     """Put the prefix (B, Q, H), always visible, before embeddings (B, T, H) and mask (B, T) bool."""
-    embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)  # (B, Q + T, H)
+    embeds = torch.cat([prefix.to(embeds), embeds], dim=1)  # (B, Q + T, H)
     return embeds, torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)

@@ -57,25 +57,30 @@ class Seq2SeqLM(LanguageModel):
         return token_loss(logits, labels, is_target)
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
-                 length_penalty=1.0, **kwargs):
+                 length_penalty=1.0, num_return_sequences=1, **kwargs):
         """See :meth:`LanguageModel.generate`."""
         self._check_length(max_new_tokens, 'max_new_tokens makes')
         embeds, mask = self._encoder_input(prefix, prompts, max_len=None)
+        count = num_return_sequences or 1
         ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
-                           length_penalty, dict(kwargs, decoder_start_token_id=self.start_id))
-        return self._decode(ids[:, 1:], self.end_id)  # the first id is the decoder's start token
+                           length_penalty, count, dict(kwargs, decoder_start_token_id=self.start_id))
+        return self._decode(ids[:, 1:], self.end_id, count)  # the first id is the decoder's start token
+
+    def count_context(self, num_prefix, prompt, max_new_tokens):
+        """Tokens of the encoder, prefix and prompt; new tokens are the decoder's, which counts for itself."""
+        return num_prefix + len(self._tokenize(prompt, None))
 
     def _encoder_input(self, prefix, prompts, max_len):
         """Embeddings (B, Q + T, H) and mask (B, Q + T) bool of prefix and prompts."""
-        device = self.model.get_input_embeddings().weight.device
+        device = self.device
         if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
             raise ConfigError("the autocast dtype is 'float16', in which T5 overflows: use 'bfloat16' or 'float32'")
         ids, mask = pad_ids([self._tokenize(prompt, max_len) for prompt in prompts], device)
         embeds = self.embed(ids)  # (B, T, H)
         if prefix is not None:
-            embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
+            embeds = torch.cat([prefix.to(embeds), embeds], dim=1)
             mask = torch.cat([mask.new_ones(prefix.shape[:2]), mask], dim=1)
-        self._check_length(embeds.size(1), 'prefix and prompt make')
+        self._check_length(embeds.size(1), 'prefix and prompt make', 'shorten the prompt')
         return embeds, mask
 
     def _tokenize(self, text, max_len):

@@ -126,15 +126,20 @@ def init_from_bert(qformer, folder):
 def _read(folder):
     """State dict of a BERT folder with the names of a bare BertModel."""
     from mmblip2.checkpoints.io import read_checkpoint
+    from mmblip2.checkpoints.sources import locate
+    try:
+        folder = locate(folder, 'folder of a BERT')
+    except CheckpointError as error:
+        raise CheckpointError(f'{error}; or set bert=None to start the Q-Former from random weights') from error
     for name in ('model.safetensors', 'pytorch_model.bin'):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             break
     else:
-        what = 'holds neither model.safetensors nor pytorch_model.bin' if os.path.isdir(folder) else 'is no folder'
-        raise CheckpointError(f'{folder} {what}: expected the folder of a Hugging Face BERT. Get model.safetensors of '
-                              'bert-base-uncased (or of another BERT of these sizes) and put it there, or set '
-                              'bert=None to start the Q-Former from random weights')
+        raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin: expected the folder of '
+                              'a Hugging Face BERT. Get model.safetensors of bert-base-uncased (or of another BERT of '
+                              'these sizes) and put it there, or set bert=None to start the Q-Former from random '
+                              'weights')
     state = read_checkpoint(path)['state_dict']
     start = 'bert.' if any(key.startswith('bert.') for key in state) else ''
     # Old files call a LayerNorm's parameters gamma and beta.

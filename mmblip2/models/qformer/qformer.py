@@ -14,6 +14,8 @@ from ..layers import Attention, Mlp
 from ..layers.attention import KeyValue
 from .masks import self_attention_mask
 
+_ADDED_WORDS = 2  # [DEC], and [ENC] of BLIP
+
 
 class QFormerLayer(nn.Module):
     """One post-norm layer: self-attention over all rows, cross-attention and MLP of the queries, MLP of the text."""
@@ -88,7 +90,8 @@ class QFormer(nn.Module):
         width (int): Width D.
         num_heads (int): Attention heads.
         mlp_width (int, optional): Hidden width of the MLPs. Defaults to 4 * width.
-        num_query (int): Number of learned queries Q.
+        num_query (int, optional): Number of learned queries Q; None builds none, as in ``Blip2QFormerModel``: they are
+            given to :meth:`forward_queries`.
         cross_attention_freq (int): Layers 0, f, 2f, ... have cross-attention.
         vocab_size (int, optional): Size of the text vocabulary; None builds no text half (stage 2).
         max_positions (int): Longest text.
@@ -104,14 +107,14 @@ class QFormer(nn.Module):
     layers: Any  # nn.ModuleList of QFormerLayer
 
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
-                 mlp_width: int | None = None, num_query: int = 32, cross_attention_freq: int = 2,
+                 mlp_width: int | None = None, num_query: int | None = 32, cross_attention_freq: int = 2,
                  vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
                  eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
         super().__init__()
         _check_sizes(
             dict(vision_width=vision_width, num_layers=num_layers, width=width, num_heads=num_heads,
-                 num_query=num_query, cross_attention_freq=cross_attention_freq, max_positions=max_positions),
-            dict(mlp_width=mlp_width, vocab_size=vocab_size))
+                 cross_attention_freq=cross_attention_freq, max_positions=max_positions),
+            dict(num_query=num_query, mlp_width=mlp_width, vocab_size=vocab_size))
         if width % num_heads:
             raise ConfigError(f'QFormer: width {width} is not a multiple of num_heads {num_heads}: change one of them')
         self.vision_width = vision_width
@@ -120,7 +123,7 @@ class QFormer(nn.Module):
         self.max_positions = max_positions
         self.vocab_size = vocab_size
         self.bert = bert
-        self.queries = nn.Parameter(torch.empty(1, num_query, width))
+        self.queries = nn.Parameter(torch.empty(1, num_query, width)) if num_query is not None else None
         if vocab_size is not None:
             self.word_embeddings = nn.Embedding(vocab_size, width)
             self.position_embeddings = nn.Embedding(max_positions, width)
@@ -138,7 +141,8 @@ class QFormer(nn.Module):
         return self.vocab_size is not None
 
     def _draw_weights(self, std):
-        nn.init.normal_(self.queries, std=std)
+        if self.queries is not None:
+            nn.init.normal_(self.queries, std=std)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=std)
@@ -154,6 +158,27 @@ class QFormer(nn.Module):
             for line in str(init_from_bert(self, self.bert)).splitlines():
                 print_log(line, logger='current')
 
+    def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
+        """Weights of a Q-Former whose vocabulary lacks the words that BLIP adds to BERT's, [DEC] (and [ENC]).
+
+        Args:
+            state: Tensors by name, as a file has them. Stays as it is.
+
+        Returns:
+            tuple: Tensors with rows for these words, which stay as they are here, and a note; any other difference
+            stays and is refused by its shape.
+        """
+        table = state.get('word_embeddings.weight')
+        if self.vocab_size is None or table is None or table.dim() != 2 or table.size(1) != self.width:
+            return state, []
+        added = self.vocab_size - len(table)
+        if not 0 < added <= _ADDED_WORDS:
+            return state, []
+        own = self.word_embeddings.weight[-added:].detach().to(table)
+        return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
+                [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} row'
+                 f'{"s" if added > 1 else ""} of word_embeddings stay as drawn'])
+
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
 
@@ -166,8 +191,12 @@ class QFormer(nn.Module):
         return [layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
                 for layer in self.layers]
 
-    def _embed_queries(self, batch: int) -> torch.Tensor:
-        return self.dropout(self.embedding_norm(self.queries).expand(batch, -1, -1))  # (B, Q, D)
+    def _embed_queries(self, batch: int, queries: torch.Tensor | None = None) -> torch.Tensor:
+        queries = self.queries if queries is None else queries
+        if queries is None:
+            raise ConfigError('this Q-Former was built without queries (num_query=None): give them to forward_queries, '
+                              'or set num_query in its config')
+        return self.dropout(self.embedding_norm(queries).expand(batch, -1, -1))  # (B, Q, D)
 
     def _embed_text(self, input_ids: torch.Tensor) -> torch.Tensor:
         if not self.has_text:
@@ -187,18 +216,24 @@ class QFormer(nn.Module):
             cache.append(kv)
         return x, cache
 
-    def forward_queries(self, image_kv: list[KeyValue | None]) -> tuple[torch.Tensor, list[KeyValue]]:
+    def forward_queries(self, image_kv: list[KeyValue | None],
+                        queries: torch.Tensor | None = None) -> tuple[torch.Tensor, list[KeyValue]]:
         """Queries read the image, no text.
 
         Args:
             image_kv: From :meth:`project_image`, B images.
+            queries: (B, Q, D) or (1, Q, D) in place of the learned ones, of any number.
 
         Returns:
             tuple: query features (B, Q, D), and each layer's self-attention keys and values of the queries, which
             :meth:`forward_causal` takes.
+
+        Raises:
+            ConfigError: There are no learned queries, and none are given.
         """
         batch = next(kv.key.size(0) for kv in image_kv if kv is not None)
-        return self._run(self._embed_queries(batch), self.num_query, image_kv)
+        x = self._embed_queries(batch, queries)
+        return self._run(x, x.size(1), image_kv)
 
     def forward_text(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Text alone, bidirectional; the feature of its first token ([CLS]).
@@ -210,9 +245,24 @@ class QFormer(nn.Module):
         Returns:
             torch.Tensor: (B, D).
         """
+        return self._run_text(input_ids, text_mask, keep=slice(0, 1))[:, 0]
+
+    def forward_text_tokens(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """Text alone, bidirectional, all its tokens; the first of them is what :meth:`forward_text` gives.
+
+        Args:
+            input_ids: int64 (B, T).
+            text_mask: (B, T), nonzero at real tokens.
+
+        Returns:
+            torch.Tensor: (B, T, D); rows of padding mean nothing.
+        """
+        return self._run_text(input_ids, text_mask, keep=slice(None))
+
+    def _run_text(self, input_ids, text_mask, keep):
         mask = text_mask.bool()[:, None, None, :]
         x = self._embed_text(input_ids)
-        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=slice(0, 1))[0][:, 0]
+        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=keep)[0]
 
     def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Queries and text see each other; the queries read the image.
@@ -226,9 +276,11 @@ class QFormer(nn.Module):
             torch.Tensor: query features (B, Q, D).
         """
         text = self._embed_text(input_ids)
-        x = torch.cat([self._embed_queries(len(text)), text], dim=1)  # (B, Q+T, D)
-        mask = self_attention_mask('bidirectional', self.num_query, text_mask)
-        return self._run(x, self.num_query, image_kv, mask, keep=slice(0, self.num_query))[0]
+        queries = self._embed_queries(len(text))
+        num_query = queries.size(1)
+        mask = self_attention_mask('bidirectional', num_query, text_mask)
+        x = torch.cat([queries, text], dim=1)  # (B, Q+T, D)
+        return self._run(x, num_query, image_kv, mask, keep=slice(0, num_query))[0]
 
     def forward_causal(self, input_ids: torch.Tensor, text_mask: torch.Tensor, query_cache) -> torch.Tensor:
         """Text sees all queries and earlier text.
@@ -243,5 +295,6 @@ class QFormer(nn.Module):
         Returns:
             torch.Tensor: (B, T, D).
         """
-        mask = self_attention_mask('causal', self.num_query, text_mask)[:, :, self.num_query:]
+        num_query = query_cache[0].key.size(2)
+        mask = self_attention_mask('causal', num_query, text_mask)[:, :, num_query:]
         return self._run(self._embed_text(input_ids), 0, mask=mask, past=query_cache)[0]

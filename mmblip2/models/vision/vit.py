@@ -117,7 +117,8 @@ class VisionTransformer(nn.Module):
         grad_checkpointing (bool): In training, keep only the input of each block and compute it again in the
             backward pass: less memory, more time, the same gradients.
         weights (str, optional): Checkpoint with this encoder's weights, alone or under the prefix ``vision.``; also
-            a published encoder in the names of transformers or LAVIS (see ``mmblip2.checkpoints.vision``).
+            a published encoder in the names of transformers or LAVIS (see ``mmblip2.checkpoints.vision``). Looked for,
+            and downloaded where its address is known, as ``mmblip2.checkpoints.sources.locate`` says.
 
     Raises:
         ConfigError: If ``patch_size`` does not divide ``image_size``, ``num_heads`` does not divide ``width``, or
@@ -149,7 +150,8 @@ class VisionTransformer(nn.Module):
         self._init_weights()
         if weights:
             from mmblip2.checkpoints.io import load_weights
-            load_weights(self, weights, prefix='vision').log_notes()
+            from mmblip2.checkpoints.sources import locate
+            load_weights(self, locate(weights, 'weights of the vision encoder'), prefix='vision').log_notes()
 
     def _init_weights(self):
         for parameter in (self.cls_token, self.pos_embed):

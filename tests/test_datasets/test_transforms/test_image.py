@@ -47,6 +47,15 @@ def test_resize_is_pillows_bicubic_to_the_exact_size():
         assert resized.tobytes() == image.resize(size, Image.Resampling.BICUBIC).tobytes()
 
 
+def test_resize_takes_pillows_other_filters_by_name():
+    image = noise(31, 17)
+    resized = {name: Resize(8, filter=name)({'image': image})['image'].tobytes() for name in ('nearest', 'lanczos')}
+    assert resized['nearest'] == image.resize((8, 8), Image.Resampling.NEAREST).tobytes()
+    assert resized['lanczos'] == image.resize((8, 8), Image.Resampling.LANCZOS).tobytes()
+    with pytest.raises(ConfigError, match=r"filter of Resize is 'cubic', expected one of nearest, .*bicubic"):
+        Resize(8, filter='cubic')
+
+
 @pytest.mark.parametrize('scale', [0, (8, 8, 8), '8', 8.0])
 def test_impossible_scale_is_refused(scale):
     with pytest.raises(ConfigError, match='scale is an int or'):

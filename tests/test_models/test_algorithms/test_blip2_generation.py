@@ -78,15 +78,18 @@ def test_a_wrong_setting_of_the_generation_is_refused_before_any_training(tiny_p
 
 
 @pytest.mark.parametrize('wrong, message', [
-    (dict(num_return_sequences=3), 'num_return_sequences=3, but generate returns one text a sample: leave it out'),
+    (dict(num_return_sequences=3), 'num_return_sequences=3, but a sample gets one text: leave it out'),
     (dict(return_dict_in_generate=True), 'return_dict_in_generate is set, but generate returns texts alone')])
 def test_each_image_has_one_text(tiny_parts, wrong, message):
     with pytest.raises(ConfigError, match=f'generation of the model: {message}'):
         build(tiny_parts, generation=dict(num_beams=3, max_new_tokens=4, **wrong))
     model = build(tiny_parts, generation=dict(num_beams=3, max_new_tokens=4, num_return_sequences=1)).eval()
     model.predict(*batch('a'))
-    with pytest.raises(ConfigError, match=f'generate of the language model: {message}'):
-        model.language_model.generate(None, ['a'], num_beams=3, **wrong)
+    model.generation.update(wrong)
+    with pytest.raises(ConfigError, match=f'generation of the model: {message}'):
+        model.predict(*batch('a'))
+    with pytest.raises(ConfigError, match='generate of the language model: return_dict_in_generate is set'):
+        model.language_model.generate(None, ['a'], return_dict_in_generate=True)
 
 
 def test_a_language_model_with_more_texts_than_images_is_refused(tiny_parts, monkeypatch):

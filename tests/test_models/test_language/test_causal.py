@@ -368,3 +368,29 @@ def test_too_many_positions_are_refused_before_an_index_error(opt):
         opt.generate(torch.zeros(1, 35, 32), [''], max_new_tokens=40)
     with pytest.raises(ConfigError, match=r'make 65 tokens, but the language model has 64 positions: lower max_text_l'):
         opt.loss(torch.zeros(1, 62, 32), [''], ['two'])
+
+
+@pytest.mark.parametrize('settings', [dict(num_beams=3), dict(do_sample=True)], ids=['beams', 'samples'])
+def test_several_texts_belong_to_their_sample(opt, prefix, settings):
+    prompts = ['a photo of', '', 'two'][:len(prefix)]
+    torch.manual_seed(0)
+    texts = opt.generate(prefix, prompts, max_new_tokens=5, num_return_sequences=3, **settings)
+    assert [len(row) for row in texts] == [3] * len(prefix)
+    if 'num_beams' in settings:  # a row alone has the same texts, the best of which is that of one text a sample
+        for i, row in enumerate(texts):
+            alone = opt.generate(prefix[i:i + 1], prompts[i:i + 1], max_new_tokens=5, num_return_sequences=3,
+                                 **settings)
+            assert alone == [row] and len(set(row)) > 1
+        assert [row[0] for row in texts] == opt.generate(prefix, prompts, max_new_tokens=5, **settings)
+    with pytest.raises(ConfigError, match=r'4 texts a sample \(num_return_sequences\) need as many beams, got'):
+        opt.generate(prefix, prompts, num_return_sequences=4, num_beams=3)
+
+
+def test_count_of_the_context_is_what_generate_takes(opt, prefix):
+    assert opt.max_context == 64
+    for prompt in PROMPTS:
+        most = 64 - opt.count_context(prefix.size(1), prompt, 0)
+        opt.generate(prefix[:1], [prompt], max_new_tokens=most, min_new_tokens=most)
+        with pytest.raises(ConfigError, match='65 tokens, but the language model has 64 positions: shorten the prompt '
+                                              'or lower max_new_tokens'):
+            opt.generate(prefix[:1], [prompt], max_new_tokens=most + 1)

@@ -237,3 +237,27 @@ def test_an_output_layer_of_its_own_survives_a_folder_and_is_never_lost_in_silen
     for source in (dict(config=FLAN), dict(model=str(tmp_path / 'flan'))):
         again = Seq2SeqLM(**source, tokenizer=folder, weights=str(tmp_path / 'flan.pth')).eval()
         torch.testing.assert_close(again.loss(prefix, PROMPTS, TARGETS), lm.loss(prefix, PROMPTS, TARGETS))
+
+
+@pytest.mark.parametrize('settings', [dict(num_beams=3), dict(do_sample=True)], ids=['beams', 'samples'])
+def test_several_texts_belong_to_their_sample(lm, prefix, settings):
+    prompts = ['a photo of', '', 'two'][:len(prefix)]
+    torch.manual_seed(0)
+    texts = lm.generate(prefix, prompts, max_new_tokens=5, num_return_sequences=3, **settings)
+    assert [len(row) for row in texts] == [3] * len(prefix)
+    if 'num_beams' in settings:  # a row alone has the same texts, the best of which is that of one text a sample
+        for i, row in enumerate(texts):
+            alone = lm.generate(prefix[i:i + 1], prompts[i:i + 1], max_new_tokens=5, num_return_sequences=3,
+                                **settings)
+            assert alone == [row] and len(set(row)) > 1
+        assert [row[0] for row in texts] == lm.generate(prefix, prompts, max_new_tokens=5, **settings)
+    with pytest.raises(ConfigError, match=r'4 texts a sample \(num_return_sequences\) need as many beams, got'):
+        lm.generate(prefix, prompts, num_return_sequences=4, num_beams=3)
+
+
+def test_the_context_is_that_of_the_encoder(lm, prefix, monkeypatch):
+    assert lm.max_context is None
+    monkeypatch.setattr(lm.tokenizer, 'model_max_length', 512)
+    assert lm.max_context == 512
+    embeds, _ = lm._encoder_input(prefix[:1], ['a photo of'], None)
+    assert lm.count_context(prefix.size(1), 'a photo of', 1000) == embeds.size(1)

@@ -109,9 +109,9 @@ def test_other_sizes_are_refused_and_change_nothing(bert, tmp_path, sizes, messa
 def test_a_folder_without_bert_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match='holds neither model.safetensors nor pytorch_model.bin: expected the'):
         init_from_bert(build(), str(tmp_path))
-    with pytest.raises(CheckpointError, match='bert-base-uncased is no folder: .* Get model.safetensors of bert-base'
-                                              '.* and put it there, or set bert=None'):
-        init_from_bert(build(), 'data/pretrained/bert-base-uncased')
+    with pytest.raises(CheckpointError, match='folder of a BERT data/pretrained/no-bert not found: .* Give the path of '
+                                              'no-bert, or put it into .*; or set bert=None'):
+        init_from_bert(build(), 'data/pretrained/no-bert')
     torch.save({'weight': torch.zeros(2)}, tmp_path / 'pytorch_model.bin')
     with pytest.raises(CheckpointError, match='is no BERT: it has no embeddings.LayerNorm'):
         init_from_bert(build(), str(tmp_path))

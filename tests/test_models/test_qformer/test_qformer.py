@@ -104,7 +104,7 @@ def test_no_text_half_without_vocabulary():
 @pytest.mark.parametrize('name', ['vision_width', 'num_layers', 'width', 'num_heads', 'num_query', 'mlp_width',
                                   'cross_attention_freq', 'vocab_size', 'max_positions'])
 def test_sizes_are_positive_whole_numbers(name):
-    expected = 'a positive whole number' + (' or None' if name in ('mlp_width', 'vocab_size') else '')
+    expected = 'a positive whole number' + (' or None' if name in ('num_query', 'mlp_width', 'vocab_size') else '')
     for wrong in (0, -2, 2.0, '2', True):
         with pytest.raises(ConfigError, match=f'^QFormer: {name} is {wrong!r}, expected {expected}$'):
             build(**{name: wrong})
