@@ -2,21 +2,21 @@
 
     python tools/dataset_converters/prepare_aokvqa.py --source DIR [--out data/aokvqa]
 
-DIR holds the files as downloaded (docs/dataset_prepare.md says from where), packed or not; images that are unpacked
-already are linked. Can be run again, fetches and deletes nothing.
+DIR holds the files as downloaded, packed or not; docs/dataset_prepare.md says from where. Can be run again, fetches
+and deletes nothing.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.datasets.prepare import Annotations, run
 from mmblip2.utils import cli
+from mmblip2.utils.prepare_data import Annotations, run
 
+URL = 'https://prior-datasets.s3.us-east-2.amazonaws.com/aokvqa/aokvqa_v1p0.tar.gz'
 PARTS = [
-    Annotations('aokvqa_v1p0_train.json', 'annotations/aokvqa_v1p0_train.json', 'aokvqa_v1p0.tar.gz', rows=(None,
-                17056)),
-    Annotations('aokvqa_v1p0_val.json', 'annotations/aokvqa_v1p0_val.json', 'aokvqa_v1p0.tar.gz', rows=(None, 1145)),
-    Annotations('aokvqa_v1p0_test.json', 'annotations/aokvqa_v1p0_test.json', 'aokvqa_v1p0.tar.gz', rows=(None, 6702)),
+    Annotations(f'aokvqa_v1p0_{split}.json', f'annotations/aokvqa_v1p0_{split}.json',
+                ('question_id', 'image_id', 'question'), number, URL, archive='aokvqa_v1p0.tar.gz')
+    for split, number in (('train', 17056), ('val', 1145), ('test', 6702))
 ]
 
 

@@ -2,24 +2,23 @@
 
     python tools/dataset_converters/prepare_gqa.py --source DIR [--out data/gqa]
 
-DIR holds the files as downloaded (docs/dataset_prepare.md says from where), packed or not; images that are unpacked
+DIR holds the files as downloaded, packed or not; docs/dataset_prepare.md says from where. Images that are unpacked
 already are linked. Can be run again, fetches and deletes nothing.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.datasets.prepare import Annotations, Images, run
 from mmblip2.utils import cli
+from mmblip2.utils.prepare_data import Annotations, Images, run
 
+URL = 'https://downloads.cs.stanford.edu/nlp/data/gqa/'
 PARTS = [
-    Images('images.zip', 'images', 'images', 148854),
-    Annotations('testdev_balanced_questions.json', 'annotations/testdev_balanced_questions.json', 'questions1.2.zip',
-                rows=(None, 12578)),
-    Annotations('val_balanced_questions.json', 'annotations/val_balanced_questions.json', 'questions1.2.zip',
-                rows=(None, 132062), needed=False),
-    Annotations('train_balanced_questions.json', 'annotations/train_balanced_questions.json', 'questions1.2.zip',
-                rows=(None, 943000), needed=False),
+    Images('images.zip', 'images', 'images', None, f'{URL}images.zip'),
+    *(Annotations(f'{split}_balanced_questions.json', f'annotations/{split}_balanced_questions.json',
+                  ('imageId', 'question'), number, f'{URL}questions1.2.zip', archive='questions1.2.zip',
+                  needed=split == 'testdev')
+      for split, number in (('testdev', 12578), ('val', 132062), ('train', 943000))),
 ]
 
 

@@ -1,24 +1,26 @@
-"""Arrange NoCaps: captions of val, image list of test; images of Open Images.
+"""Arrange NoCaps: images of Open Images, captions of val, the list of test.
 
     python tools/dataset_converters/prepare_nocaps.py --source DIR [--out data/nocaps]
 
-DIR holds the files as downloaded (docs/dataset_prepare.md says from where), packed or not; images that are unpacked
-already are linked. The images come one by one, from the coco_url of
-the lists: put them into folders val and test. Can be run again, fetches and deletes nothing.
+DIR holds the files as downloaded, packed or not; docs/dataset_prepare.md says from where. No archive of the images is
+published. docs/dataset_prepare.md has the commands that get them one by one, from the addresses in the lists, into
+folders val and test of DIR; these are linked. Can be run again, fetches and deletes nothing.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.datasets.prepare import Annotations, Images, run
 from mmblip2.utils import cli
+from mmblip2.utils.prepare_data import Annotations, Images, run
 
+URL = 'https://nocaps.s3.amazonaws.com/'
+ONE_BY_ONE = 'the coco_url of each image in {}, see docs/dataset_prepare.md'
+CAPTIONS, TEST = 'nocaps_val_4500_captions.json', 'nocaps_test_image_info.json'
 PARTS = [
-    Images('val.zip', 'val', 'val', 4500),
-    Images('test.zip', 'test', 'test', 10600, needed=False),
-    Annotations('nocaps_val_4500_captions.json', 'annotations/nocaps_val_4500_captions.json', rows=('images', 4500)),
-    Annotations('nocaps_test_image_info.json', 'annotations/nocaps_test_image_info.json', rows=('images', 10600),
-                needed=False),
+    Images(None, 'val', 'val', 4500, ONE_BY_ONE.format(CAPTIONS)),
+    Images(None, 'test', 'test', 10600, ONE_BY_ONE.format(TEST), needed=False),
+    Annotations(CAPTIONS, f'annotations/{CAPTIONS}', ('id', 'file_name'), 4500, URL + CAPTIONS, 'images'),
+    Annotations(TEST, f'annotations/{TEST}', ('id', 'file_name'), 10600, URL + TEST, 'images', needed=False),
 ]
 
 

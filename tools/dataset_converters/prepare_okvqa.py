@@ -2,25 +2,31 @@
 
     python tools/dataset_converters/prepare_okvqa.py --source DIR [--out data/okvqa]
 
-DIR holds the files as downloaded (docs/dataset_prepare.md says from where), packed or not; images that are unpacked
-already are linked. Can be run again, fetches and deletes nothing.
+DIR holds the files as downloaded, packed or not; docs/dataset_prepare.md says from where. Can be run again, fetches
+and deletes nothing.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.datasets.prepare import Annotations, run
 from mmblip2.utils import cli
+from mmblip2.utils.prepare_data import Annotations, run
 
+URL = 'https://okvqa.allenai.org/static/data/'
+
+
+def part(file, key, fields, number):
+    """A file, each of which has an archive of its own."""
+    return Annotations(file, f'annotations/{file}', fields, number, f'{URL}{file}.zip', key, f'{file}.zip',
+                       needed='val' in file)
+
+
+QUESTION, ANSWERS = ('question_id', 'image_id', 'question'), ('question_id', 'answers')
 PARTS = [
-    Annotations('OpenEnded_mscoco_train2014_questions.json', 'annotations/OpenEnded_mscoco_train2014_questions.json',
-                'OpenEnded_mscoco_train2014_questions.json.zip', rows=('questions', 9009)),
-    Annotations('OpenEnded_mscoco_val2014_questions.json', 'annotations/OpenEnded_mscoco_val2014_questions.json',
-                'OpenEnded_mscoco_val2014_questions.json.zip', rows=('questions', 5046)),
-    Annotations('mscoco_train2014_annotations.json', 'annotations/mscoco_train2014_annotations.json',
-                'mscoco_train2014_annotations.json.zip', rows=('annotations', 9009)),
-    Annotations('mscoco_val2014_annotations.json', 'annotations/mscoco_val2014_annotations.json',
-                'mscoco_val2014_annotations.json.zip', rows=('annotations', 5046)),
+    part('OpenEnded_mscoco_val2014_questions.json', 'questions', QUESTION, 5046),
+    part('mscoco_val2014_annotations.json', 'annotations', ANSWERS, 5046),
+    part('OpenEnded_mscoco_train2014_questions.json', 'questions', QUESTION, 9009),
+    part('mscoco_train2014_annotations.json', 'annotations', ANSWERS, 9009),
 ]
 
 

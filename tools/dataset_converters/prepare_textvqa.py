@@ -2,22 +2,23 @@
 
     python tools/dataset_converters/prepare_textvqa.py --source DIR [--out data/textvqa]
 
-DIR holds the files as downloaded (docs/dataset_prepare.md says from where), packed or not; images that are unpacked
+DIR holds the files as downloaded, packed or not; docs/dataset_prepare.md says from where. Images that are unpacked
 already are linked. Can be run again, fetches and deletes nothing.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmblip2.datasets.prepare import Annotations, Images, run
 from mmblip2.utils import cli
+from mmblip2.utils.prepare_data import Annotations, Images, run
 
+URL = 'https://dl.fbaipublicfiles.com/textvqa/'
 PARTS = [
-    Images('train_val_images.zip', 'train_images', 'train_images', 25119),
-    Images('test_images.zip', 'test_images', 'test_images', 3289, needed=False),
-    Annotations('TextVQA_0.5.1_val.json', 'annotations/TextVQA_0.5.1_val.json', rows=('data', 5000)),
-    Annotations('TextVQA_0.5.1_train.json', 'annotations/TextVQA_0.5.1_train.json', rows=('data', 34602), needed=False),
-    Annotations('TextVQA_0.5.1_test.json', 'annotations/TextVQA_0.5.1_test.json', rows=('data', 5734), needed=False),
+    Images('train_val_images.zip', 'train_images', 'train_images', 25119, f'{URL}images/train_val_images.zip'),
+    Images('test_images.zip', 'test_images', 'test_images', 3289, f'{URL}images/test_images.zip', needed=False),
+    *(Annotations(f'TextVQA_0.5.1_{split}.json', f'annotations/TextVQA_0.5.1_{split}.json',
+                  ('question_id', 'image_id', 'question'), number, f'{URL}data/TextVQA_0.5.1_{split}.json', 'data',
+                  needed=split == 'val') for split, number in (('val', 5000), ('train', 34602), ('test', 5734))),
 ]
 
 
