@@ -76,6 +76,8 @@ def problem_of(path):
         LoadImage()(dict(img_path=path))
     except DataError as error:
         return str(error)
+    except Exception as error:  # whatever a decoder does with a broken file, the other images are still to be opened
+        return f'{path}: {type(error).__name__}: {error}'
     return None
 
 
@@ -86,16 +88,19 @@ def main(argv=None):
     paths = list(dict.fromkeys(path for images in found.values() for path in images))
     from rich.console import Console
     from rich.progress import track
-    with ThreadPoolExecutor(args.workers) as pool:  # Pillow decodes without Python's lock
+    pool = ThreadPoolExecutor(args.workers)  # Pillow decodes without Python's lock
+    try:
         checked = track(pool.map(problem_of, paths), 'images', len(paths), console=Console(stderr=True))
         problems = [problem for problem in checked if problem]
+    finally:  # interrupted: the rest is not waited for
+        pool.shutdown(cancel_futures=True)
     for problem in problems[:SHOWN]:
         print(problem)
     if len(problems) > SHOWN:
         print(f'... and {len(problems) - SHOWN} more' + ('' if args.out else ': --out FILE lists all'))
     if args.out:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.out).write_text(''.join(f'{problem}\n' for problem in problems))
+        Path(args.out).write_text(''.join(f'{problem}\n' for problem in problems), encoding='utf-8')
     print(f'{len(paths)} images, {len(problems)} of them missing or broken')
     if problems:
         sys.exit(1)

@@ -26,6 +26,7 @@ PARTS = [
     Images('test2015.zip', 'test2015', 'test2015', 81434, f'{ZIPS}test2015.zip', needed=False),
     Images('train2017.zip', 'train2017', 'train2017', 118287, f'{ZIPS}train2017.zip', needed=False),
     Images('val2017.zip', 'val2017', 'val2017', 5000, f'{ZIPS}val2017.zip', needed=False),
+    Images('test2017.zip', 'test2017', 'test2017', 40670, f'{ZIPS}test2017.zip', needed=False),
     Annotations('coco_karpathy_train.json', 'annotations/coco_karpathy_train.json', LIST, 566747,
                 f'{LAVIS}coco_karpathy_train.json', md5='aa31ac474cf6250ebb81d18348a07ed8'),
     Annotations('coco_karpathy_val.json', 'annotations/coco_karpathy_val.json', LIST, 5000,

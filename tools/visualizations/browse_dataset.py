@@ -23,13 +23,15 @@ def parse_args(argv=None):
     parser.add_argument('config', help='config file, or the name of one that comes with mmblip2')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train', help='default: %(default)s')
     parser.add_argument('--number', '-n', type=int, default=20, help='samples; default: %(default)s')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice and of random transforms')
+    parser.add_argument('--seed', type=int, default=0, help='of the choice and of random transforms, 0 or more')
     parser.add_argument('--first', action='store_true', help='the first samples instead of random ones')
     parser.add_argument('--out', '-o', default='samples.html', help='HTML file; default: %(default)s')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=cli.CFG_OPTIONS_HELP)
     args = parser.parse_args(argv)
     if args.number < 1:
         parser.error(f'--number is {args.number}, expected at least 1')
+    if args.seed < 0:
+        parser.error(f'--seed is {args.seed}, expected 0 or more')
     return args
 
 
