@@ -68,14 +68,14 @@ def image_paths(cfg, splits):
 
 def problem_of(path):
     """What is wrong with an image file, or None."""
-    from mmblip2.datasets.transforms import LoadImage
+    from mmblip2.datasets.transforms.image import read_image
     from mmblip2.errors import DataError
     if not os.path.isfile(path):
         return f'{path}: there is no such file'
     try:
-        LoadImage()(dict(img_path=path))
+        read_image(path)
     except DataError as error:
-        return str(error)
+        return f'{path}: {error}'
     except Exception as error:  # whatever a decoder does with a broken file, the other images are still to be opened
         return f'{path}: {type(error).__name__}: {error}'
     return None

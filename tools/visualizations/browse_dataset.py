@@ -1,7 +1,6 @@
 """Look at what the training sees: python tools/visualizations/browse_dataset.py CONFIG --out samples.html
 
-Writes one HTML page, with the pictures inside: samples of a data set before and after its pipeline, and the texts that
-the model gets.
+Writes one HTML page, with the pictures inside: samples of a data set before and after its pipeline, pictures and texts.
 """
 import argparse
 import base64
@@ -13,9 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmblip2.utils import cli
 
-STYLE = ('body{font:14px sans-serif;margin:2em}.row{display:flex;gap:1em;margin:1em 0;border-top:1px solid #ccc;'
-         'padding-top:1em}img{max-height:260px;max-width:360px;image-rendering:auto}td{vertical-align:top;padding-right:1em}'
+STYLE = ('body{font:14px sans-serif;margin:2em}'
+         '.row{display:flex;align-items:flex-start;gap:1em;border-top:1px solid #ccc;padding:1em 0}'
+         'img{max-height:260px;max-width:360px}th{text-align:left}td{vertical-align:top}th,td{padding:0 1em 0.3em 0}'
          'td:first-child{color:#666}')
+LARGEST = 720  # pixels of a side on the page; the table says the real size
 
 
 def parse_args(argv=None):
@@ -37,8 +38,10 @@ def parse_args(argv=None):
 
 def picture(image):
     """An ``<img>`` with the picture inside."""
+    image = image.convert('RGB')
+    image.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
-    image.convert('RGB').save(buffer, 'JPEG', quality=85)
+    image.save(buffer, 'JPEG', quality=85)
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
@@ -55,21 +58,20 @@ def section(number, dataset, index, seed):
 
     from mmblip2.datasets import Draw
     from mmblip2.datasets.transforms import LoadImage
-    row = dataset.get_data_info(index)
+    before = dict(dataset.get_data_info(index))
     packed = dataset[Draw(index, seed, number)]
-    pictures, sizes = [], []
-    if 'img_path' in row:
-        before = LoadImage()(dict(img_path=row['img_path'], sample_idx=index))['image']
-        pictures.append(picture(before))
-        sizes.append(f'{before.width} x {before.height}')
+    after = dict(packed['data_samples'].all_items())
+    images = []
+    if 'img_path' in before:
+        images.append(LoadImage()(dict(img_path=before['img_path'], sample_idx=index))['image'])
+        before['pixels'] = f'{images[0].width} x {images[0].height}'
     if 'inputs' in packed:
-        after = Image.fromarray(packed['inputs'].permute(1, 2, 0).numpy())
-        pictures.append(picture(after))
-        sizes.append(f'{after.width} x {after.height}')
-    fields = {'pixels before and after': ', '.join(sizes), **dict(sorted(packed['data_samples'].all_items()))}
-    lines = ''.join(f'<tr><td>{html.escape(key)}</td><td>{html.escape(str(value))}</td></tr>'
-                    for key, value in fields.items())
-    return f'<div class="row">{"".join(pictures)}<table>{lines}</table></div>'
+        images.append(Image.fromarray(packed['inputs'].permute(1, 2, 0).numpy()))
+        after['pixels'] = f'{images[-1].width} x {images[-1].height}'
+    lines = ''.join('<tr>' + ''.join(f'<td>{html.escape(str(text))}</td>' for text in (
+        key, before.get(key, ''), after.get(key, ''))) + '</tr>' for key in sorted({*before, *after}))
+    return (f'<div class="row">{"".join(map(picture, images))}<table><tr><th></th><th>before</th><th>after</th></tr>'
+            f'{lines}</table></div>')
 
 
 def main(argv=None):
@@ -98,7 +100,7 @@ def main(argv=None):
         print(f'{name}: {count} of {len(dataset)} samples')
     path = Path(args.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    title = html.escape(f'{args.split} samples of {Path(cfg.filename).name}')
+    title = html.escape(f'{args.split} samples of {args.config}')
     path.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>'
                     + '\n'.join(parts), encoding='utf-8')
     print(f'written to {path}')
