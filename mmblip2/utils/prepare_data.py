@@ -121,7 +121,8 @@ def prepare(parts: Sequence[Images | Annotations], source: Path, out: Path, subs
         except OSError as error:  # of the output: a full disk, a file where a folder has to be, no permission
             outcome = Outcome(part, 'wrong', f'{out / part.target} cannot be written ({error})')
         if outcome.state == 'missing':
-            outcome = outcome._replace(text=f'put {part.wanted} into {source}; from {part.url}')
+            outcome = outcome._replace(
+                text=f'{"" if part.needed else "optional, "}put {part.wanted} into {source}; from {part.url}')
         print(f'{outcome.state:8}{part.target}: {outcome.text}', flush=True)
         outcomes.append(outcome)
     return outcomes

@@ -139,12 +139,12 @@ def test_source_and_output_may_be_one_folder(source):
 
 def test_what_is_missing_is_said_with_its_address(tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
-    states = prepared([PHOTOS, LIST, INSIDE, Images(None, 'val', 'val', 3, 'the form at URL')], tmp_path / 'empty',
-                      tmp_path / 'out')
+    states = prepared([PHOTOS, LIST._replace(needed=False), INSIDE, Images(None, 'val', 'val', 3, 'the form at URL')],
+                      tmp_path / 'empty', tmp_path / 'out')
     into = f'into {tmp_path / "empty"}; from'
     assert states == [
         ('missing', f'put val.zip (or its folder val2014) {into} https://there/val.zip'),
-        ('missing', f'put list.json {into} https://there/list.json'),
+        ('missing', f'optional, put list.json {into} https://there/list.json'),
         ('missing', f'put both.tar.gz (or inside.json of it) {into} https://there/both.tar.gz'),
         ('missing', f'put a folder val {into} the form at URL')]
     assert capsys.readouterr().out.count('missing ') == 4
