@@ -104,6 +104,10 @@ def test_samples_are_shown_before_and_after(config, capsys):
 
 
 def test_the_seed_decides_the_choice_and_the_crops(config):
+    rng = np.random.default_rng(0)
+    for path in config.parent.glob('*.png'):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(path)
+
     def shown(*options):
         page, text = pages(config, '-n', '3', *options)
         return [page.fields(i)['image_id'] for i in range(3)], re.sub('<style>.*</style>', '', text)

@@ -197,6 +197,7 @@ def test_a_cut_archive_is_said_and_leaves_no_half_file(source, tmp_path, name, c
     path.write_bytes(whole[:int(cut * len(whole.rstrip(b'\0')))])
     (state, text), = prepared([PHOTOS._replace(archive=name)], source, tmp_path / 'out')
     assert state == 'wrong' and f'{name} cannot be unpacked (' in text and 'download it again' in text
+    assert name != 'val.zip' or 'File is not a zip file' in text
     assert all(files[found] == data for found, data in tree(tmp_path / 'out').items())
     path.write_bytes(whole)
     assert prepared([PHOTOS._replace(archive=name)], source, tmp_path / 'out')[0][0] == 'ok'
@@ -210,6 +211,16 @@ def test_damage_inside_a_zip_is_said(source, tmp_path):
     (state, text), = prepared([PHOTOS], source, tmp_path / 'out')
     assert state == 'wrong' and 'val.zip cannot be unpacked (Bad CRC-32' in text
     assert tree(tmp_path / 'out').keys() == {'val2014/a.jpg'}
+
+
+def test_a_locked_zip_is_said(source, tmp_path):
+    data = bytearray((source / 'val.zip').read_bytes())
+    for start, offset in ((b'PK\3\4', 6), (b'PK\1\2', 8)):  # the flags of every member, twice
+        for found in re.finditer(re.escape(start), bytes(data)):
+            data[found.start() + offset] |= 1
+    (source / 'val.zip').write_bytes(data)
+    (state, text), = prepared([PHOTOS], source, tmp_path / 'out')
+    assert state == 'wrong' and 'val.zip cannot be unpacked (' in text and 'encrypted' in text
 
 
 def test_an_archive_of_another_set_is_refused(source, tmp_path):
