@@ -21,6 +21,7 @@ def quiet_console(logger):
     """Keep mmengine's standing remarks out of the console handler of ``logger``."""
     # With accumulation the schedule advances before the first update; that is meant.
     warnings.filterwarnings('ignore', message=r'Detected call of `scheduler.step\(\)` before')
+    warnings.filterwarnings('ignore', message='`broadcast_buffers` is deprecated')  # mmengine's DDP passes it on
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.addFilter(_ConsoleFilter())

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 
 from mmblip2.errors import ConfigError, DataError
+from mmblip2.utils.log import say
 
 from .generation import TextInferencer, check_question, kind_of
 from .images import is_several
@@ -87,11 +87,28 @@ class ChatInferencer(TextInferencer):
         self.model.eval()
         row = next(self.image_rows(image))
         steps = self.steps_with([dict(type='CaptionPrompt', prompt='')])  # of the pipeline only the image counts here
+        batch = self.prepare([row], steps)
         with torch.no_grad(), self.autocast():
-            self._encoded = self.model.encode_image(self.prepare([row], steps)['images'])
+            self._prefix_of = self._encode(batch['images'], batch['data_samples'])
         self._row = row
         self.reset()
         return self
+
+    def _encode(self, images, samples):
+        """Function of the text that the Q-Former reads to the visual prefix (1, Q, H); the image is encoded here."""
+        from mmblip2.models import Blip2Generation
+        model = self.model
+        if model.tokenizer is None:
+            prefix = model.visual_prefix(images, samples)
+            return lambda text: prefix
+        if type(model).visual_prefix is Blip2Generation.visual_prefix:
+            encoded = model.encode_image(images)
+            return lambda text: model.prefix_of(encoded, [text])
+
+        def whole_way(text):  # a class of one's own: what it does is not known, so the image goes through it each time
+            samples[0].qformer_text = text
+            return model.visual_prefix(images, samples)
+        return whole_way
 
     def reset(self):
         """Forget the turns; the image stays."""
@@ -124,7 +141,7 @@ class ChatInferencer(TextInferencer):
         asked = self._ask(dict(question=question))
         self.model.eval()
         with torch.no_grad(), self.autocast():
-            prefix = self.model.prefix_of(self._encoded, [asked.get('qformer_text')])
+            prefix = self._prefix_of(asked.get('qformer_text'))
             prompt, dropped = self._fitting(asked['prompt'], prefix.size(1), settings['max_new_tokens'])
             answer, = self.texts(prefix, [prompt], settings, [len(self.history)], seed)
         self._said.append(f'{asked["prompt"].rstrip()} {answer.rstrip(" .")}.')
@@ -141,8 +158,8 @@ class ChatInferencer(TextInferencer):
             if limit is None or length <= limit:
                 if dropped > first and not self._told:
                     self._told = True
-                    print_log(f'the dialogue is longer than the {limit} tokens that the language model reads: the '
-                              'oldest turns are left out (said once a dialogue)', 'current', logging.WARNING)
+                    say(f'the dialogue is longer than the {limit} tokens that the language model reads: the oldest '
+                        'turns are left out (said once a dialogue)', logging.WARNING)
                 return text, dropped
         raise ConfigError(f'image, question and max_new_tokens={max_new_tokens} together make {length} tokens, but the '
                           f'context has {limit}: shorten the question or lower max_new_tokens')

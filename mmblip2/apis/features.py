@@ -29,7 +29,17 @@ class FeatureExtractor(BaseInferencer):
     Args:
         model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         pretrained, device, **kwargs: See ``BaseInferencer``.
+
+    Raises:
+        ConfigError: A model without a Q-Former.
     """
+
+    def __init__(self, model, pretrained: bool | str | None = True, device: str | None = None, **kwargs):
+        super().__init__(model, pretrained, device, **kwargs)
+        from mmblip2.models.algorithms.base import VisionLanguageModel
+        if not isinstance(self.model, VisionLanguageModel):
+            raise ConfigError(f'FeatureExtractor needs a Blip2Representation or a Blip2Generation, this model is a '
+                              f'{type(self.model).__name__}, which has no Q-Former: give another one')
 
     def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None, **kwargs):
         """What the vision encoder and the norm behind it say of images: ``get_image_features`` of transformers'
@@ -196,8 +206,7 @@ class FeatureExtractor(BaseInferencer):
         tokens = tokenize(self, found)
 
         def predict(batch):
-            pixels, index = distinct_images(batch)
-            encoded = self._encode(pixels).rows(index.to(self.device))
+            encoded = self._encode(distinct_images(batch)[0])  # one of all, or one for all texts
             text = tokens.rows([row['text_index'] for row in batch]).trimmed(self.device)
             return _rows(multimodal_embeds=self.model.qformer.forward_joint(encoded.image_kv, *text))
 

@@ -30,8 +30,8 @@ FORMAT = 'mmblip2-gallery/1'
 _TYPES = {torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16', torch.uint8: 'U8'}
 _CHECKED = {
     'kind': 'the file holds {found}, not {expected}: give prototype_cache of this inferencer',
-    'model': 'it was prepared by another model (its weights, tokenizer or max_text_len differ): give the model that '
-             'prepared it, or another prototype_cache',
+    'model': 'it was prepared by another model (its weights, their type, tokenizer or max_text_len differ): give the '
+             'model that prepared it, or another prototype_cache',
     'preprocessing': 'its images were prepared in another way (size, transforms, mean or std differ): give the config '
                      'that prepared it, or another prototype_cache',
     'gallery': 'it holds another gallery (paths, files, texts or their order differ): give the prototype that it was '

@@ -1,14 +1,15 @@
 """Texts that are compared with images, and the pairs that they form."""
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 
 from mmblip2.datasets.transforms.text import is_empty
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.models.tokenizers import TextBatch
+from mmblip2.utils.log import say
 
 from .images import count_images, is_several
 
@@ -80,8 +81,8 @@ def tokenize(inferencer, texts: list[str]) -> TextBatch:
     full = [i for i in (batch.mask.sum(dim=1) >= model.max_text_len).nonzero()[:, 0].tolist()
             if model.tokenizer([cleaned[i]], 4 * model.max_text_len).mask.size(1) > model.max_text_len]
     if full:
-        print_log(f'{len(full)} of {len(texts)} texts are longer than max_text_len={model.max_text_len} tokens and are '
-                  f'cut there, as in training; the first is {texts[full[0]][:60]!r}', logger='current', level=30)
+        say(f'{len(full)} of {len(texts)} texts are longer than max_text_len={model.max_text_len} tokens and are cut '
+            f'there, as in training; the first is {texts[full[0]][:60]!r}', logging.WARNING)
     return batch
 
 

@@ -98,7 +98,7 @@ def _read_torch(path, map_location, mapped):
                               'file is refused. Do not use it, whatever its source') from error
     except (pickle.UnpicklingError, AttributeError, TypeError) as error:
         raise CheckpointError(f'{path} is no checkpoint, or it is broken: copy it again') from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = (str(error) or 'it ends too early').splitlines()[0][:120]
-        raise CheckpointError(f'{path} is broken or incomplete ({reason}): use an earlier checkpoint or copy '
-                              'it again') from error
+    except Exception as error:  # a few bad bytes make the reader raise anything
+        text = 'it ends too early' if isinstance(error, EOFError) else str(error) or repr(error)
+        raise CheckpointError(f'{path} is broken or incomplete ({text.splitlines()[0][:120]}): use an earlier '
+                              'checkpoint or copy it again') from error

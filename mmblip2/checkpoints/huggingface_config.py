@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError, first_lines
+from ..utils.log import say
 
 _GENERATORS = ('Blip2ForConditionalGeneration', 'Blip2Model', 'InstructBlipForConditionalGeneration')
 # of the others: the sections of their config.json that they build; one without sections is a section itself
@@ -35,7 +36,7 @@ _QFORMER = dict(
 _ONLY_VISION = dict(qkv_bias=True, num_channels=3)
 _ONLY_QFORMER = dict(hidden_act='gelu', position_embedding_type='absolute')
 # ... that have rules of their own below
-_OTHER_TOP = ('vision_config', 'qformer_config', 'text_config', 'num_query_tokens', 'image_text_hidden_size')
+_OTHER_TOP = ('mmblip2', 'vision_config', 'qformer_config', 'text_config', 'num_query_tokens', 'image_text_hidden_size')
 # ... that change nothing here: how a new model is drawn, placeholders (there are none here), what follows from others
 _VOID = ('initializer_range', 'initializer_factor', 'image_token_index', 'image_token_id',
          'use_decoder_only_language_model', 'projection_dim', 'classifier_dropout', 'tie_word_embeddings')
@@ -61,6 +62,9 @@ _NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version',
                 'scale_decoder_outputs')  # of a language model, or set by rules below
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'spiece.model', 'vocab.json', 'vocab.txt')
+_IMAGE_PROCESSOR = ('crop_size', 'data_format', 'default_to_square', 'do_center_crop', 'do_convert_rgb', 'do_normalize',
+                    'do_pad', 'do_rescale', 'do_resize', 'feature_extractor_type', 'image_mean',
+                    'image_processor_type', 'image_std', 'processor_class', 'resample', 'rescale_factor', 'size')
 _FILTERS = {0: 'nearest', 1: 'lanczos', 2: 'bilinear', 3: 'bicubic', 4: 'box', 5: 'hamming'}  # Pillow's numbers
 
 
@@ -146,9 +150,8 @@ class _Reader:
         """
         if self.problems:
             raise ConfigError(f'{self.folder} cannot be built here: ' + '; '.join(self.problems))
-        from mmengine.logging import print_log
         for note in self.notes:
-            print_log(f'{self.folder}: {note}', logger='current')
+            say(f'{self.folder}: {note}')
 
     def part(self, name, table, only, others=(), dropouts=()):
         """Settings of a part by our names."""
@@ -181,7 +184,8 @@ class _Reader:
         parts = _PARTS.get(self.kind, ('vision_config', 'qformer_config'))
         model, task = dict(type='Blip2Features', data_preprocessor=preprocessor), []
         if 'vision_config' in parts:
-            model.update(vision=vision, vision_norm_eps=vision['eps'])
+            own = self.config.get('mmblip2') or {}  # of a folder that was exported here
+            model.update(vision=vision, vision_norm_eps=own.get('vision_norm_eps', vision['eps']))
         if 'qformer_config' in parts:
             model['qformer'] = qformer
         if self.kind not in _BARE and self.kind not in _GENERATORS:
@@ -354,22 +358,25 @@ class _Reader:
     def processor(self, image_size):
         """The data preprocessor, and the transforms between loading and packing."""
         given = self.read('processor_config.json').get('image_processor') or self.read('preprocessor_config.json')
+        given = {key: value for key, value in given.items() if value is not None}
         queries = self.read('processor_config.json').get('num_query_tokens')
         if queries not in (None, self.config.get('num_query_tokens', 32)):
             self.problems.append(f'the processor writes {queries} placeholders and the model has '
                                  f'{self.config.get("num_query_tokens", 32)} queries (num_query_tokens)')
-        if not given:
+        if not given and 'vision_config' in _PARTS.get(self.kind, ('vision_config', )):
             self.notes.append('no preprocessor_config.json: images are resized with the bicubic filter and normalised '
                               "with CLIP's mean and standard deviation, as BLIP-2's are")
         for key, value in (('do_resize', True), ('do_center_crop', False), ('do_pad', False)):
-            if (given.get(key) or value) != value and given.get(key) is not None:
+            if given.get(key, value) != value:
                 self.problems.append(f'{key} of the image processor is {given[key]!r}, only {value} can be had')
-        if given.get('do_resize') is False:
-            self.problems.append('do_resize of the image processor is False, only True can be had')
+        for key in given.keys() - set(_IMAGE_PROCESSOR):
+            self.notes.append(f'{key}={given[key]!r} of the image processor is not known here and left out')
         size = given.get('size', image_size)
-        size = (size.get('height'), size.get('width')) if isinstance(size, dict) else (size, size)
-        if size != (image_size, image_size):
-            self.notes.append(f'the image processor makes images of {size[0]} x {size[1]}, the model reads '
+        sides = (size.get('height'), size.get('width')) if isinstance(size, dict) else (size, size)
+        if None in sides:
+            self.problems.append(f'size of the image processor is {size}, expected height and width')
+        elif sides != (image_size, image_size):
+            self.notes.append(f'the image processor makes images of {sides[0]} x {sides[1]}, the model reads '
                               f'{image_size} x {image_size}: the latter is used')
         resample = given.get('resample', 3)
         if resample not in _FILTERS:

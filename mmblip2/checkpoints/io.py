@@ -5,6 +5,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
     format            'mmblip2/1'
     meta              mmblip2_version, config (a dict: data, never run), iter, epoch, seed, cfg_filename,
                       frozen {part: {source, sha256, resized if the input size was another}}
+                      in a converted file lacks: keys that its source did not have
     state_dict        every tensor of the model that is not a frozen weight
     optimizer         state by parameter name
     param_schedulers  list of state dicts
@@ -17,6 +18,7 @@ Frozen weights are never written; ``meta.frozen`` says what they were.
 import json
 import os
 import re
+import zipfile
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,10 +26,13 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..utils.log import say
 from .files import FOLDER_FILES, read_file, weights_file
 from .sources import locate
 
 FORMAT = 'mmblip2/1'
+EXTRA = 'mmblip2_extra.safetensors'  # beside an export to transformers: what its layout has no place for
+EXTRA_KEY = 'mmblip2_extra'  # the same inside a file for LAVIS or mmpretrain
 
 
 def _some(names, limit=5):
@@ -72,15 +77,13 @@ class LoadReport:
 
     def log(self):
         """Log the whole report, for callers without a logger of their own."""
-        from mmengine.logging import print_log
         for line in str(self).splitlines():
-            print_log(line, logger='current')
+            say(line)
 
     def log_notes(self):
         """Log what was changed on the way, for callers that do not log the whole report."""
-        from mmengine.logging import print_log
         for note in self.notes:
-            print_log(f'weights from {self.path}: {note}', logger='current')
+            say(f'weights from {self.path}: {note}')
 
 
 def _prefixes(keys):
@@ -116,7 +119,10 @@ def write_checkpoint(checkpoint, path):
         sync_dir(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         side.unlink(missing_ok=True)
-        raise CheckpointError(f'cannot write checkpoint {path}: {error}; earlier checkpoints are '
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):  # what torch says hides 'No space left on device'
+            reason = reason.__context__
+        raise CheckpointError(f'cannot write checkpoint {path}: {reason or error}; earlier checkpoints are '
                               'untouched') from error
 
 
@@ -179,11 +185,18 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
                               "state dict, plain or below 'state_dict' or 'model'")
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     if content.get('format') == FORMAT:
+        if file.suffix != '.safetensors':
+            _check_sums(file)
         return {**content, 'meta': meta, 'state_dict': state}
     if path.is_dir():
         index = folder_config(path).get('image_token_index')
         meta = {} if index is None else dict(image_token_index=index)
-    return _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    result = _under_our_names(dict(format='', meta=meta, path=str(path), state_dict=state))
+    extra = read_file(path / EXTRA, map_location, mapped) if path.is_dir() and (path / EXTRA).is_file() else \
+        content.get(EXTRA_KEY)
+    if isinstance(extra, dict):
+        result['state_dict'].update(extra)
+    return result
 
 
 def _under_our_names(checkpoint):
@@ -216,6 +229,38 @@ def folder_config(folder):
     return content if isinstance(content, dict) else {}
 
 
+def _check_sums(path):
+    """Refuse a file whose tensors are not those that were written; torch does not look."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        broken = str(error)
+    if broken is not None:
+        raise CheckpointError(f'{path} is broken ({broken} differs from what was written): use an earlier checkpoint '
+                              'or copy it again')
+
+
+def last_checkpoint(work_dir):
+    """What the file ``last_checkpoint`` of a work directory names, and the place of that checkpoint.
+
+    Returns:
+        tuple[str, Path | None] | None: The path is that of a file, in the folder itself if it has one of that name (it
+        may be a copy of another); None for neither. No tuple without the file ``last_checkpoint``.
+    """
+    pointer = Path(work_dir, 'last_checkpoint')
+    if not pointer.is_file():
+        return None
+    text = pointer.read_text(errors='replace').strip('\0 \n')
+    for path in (Path(work_dir, Path(text).name), Path(text)):
+        try:
+            if path.is_file():
+                return text, path.resolve()
+        except OSError:  # too long for a name: a pointer that was torn itself
+            continue
+    return text, None
+
+
 def find_checkpoints(work_dir):
     """Training checkpoints of a work directory, newest first, also the one that ``last_checkpoint`` names.
 
@@ -225,15 +270,14 @@ def find_checkpoints(work_dir):
         list[Path]: Only files that exist; they may be broken.
     """
     work_dir = Path(work_dir)
-    found, named = set(), None
+    found: set[Path] = set()
+    named = None
     for pattern in ('iter_*.pth', 'epoch_*.pth'):
-        found.update(work_dir.glob(pattern))
-    pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file():
-        target = pointer.read_text().strip()
-        if target and Path(target).is_file():
-            named = Path(target).resolve()
-            found.add(named)
+        found.update(path for path in work_dir.glob(pattern) if path.exists())
+    pointer = last_checkpoint(work_dir)
+    if pointer and pointer[1]:
+        named = pointer[1]
+        found.add(named)
     unique = list({path.resolve(): path for path in found}.values())
     by_name = len({path.name.split('_')[0] for path in unique}) == 1  # all count iterations, or all count epochs
 
@@ -466,7 +510,7 @@ def load_strict(model, checkpoint, path, adapt=True):
     trained, brought = _without_frozen(model, checkpoint, expected)
     trained, notes, resized = _adapted(model, trained) if adapt else (trained, [], [])
     layout = checkpoint.get('layout')
-    lacks = layout.loses if layout else ()
+    lacks = layout.loses if layout else checkpoint['meta'].get('lacks', ())
     built = tuple(f'{name}.' for name, part in model.named_children()
                   if layout and getattr(part, 'weights_source', None)
                   and not any(key.startswith(f'{name}.') for key in trained))
@@ -507,7 +551,7 @@ def _without_frozen(model, checkpoint, expected):
         source = getattr(part, 'weights_source', None)
         notes.append(f'{name}: frozen, its {len(keys)} tensors in the file are ' +
                      ('those that it was built with' if str(source) == checkpoint['path'] else
-                      f'not used: it has those of {source}'))
+                      f'not used: it has {"random ones" if source is None else f"those of {source}"}'))
     return state, notes
 
 

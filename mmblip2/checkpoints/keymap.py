@@ -79,7 +79,8 @@ class Layout:
         """Rename a file's tensors.
 
         Args:
-            state: By the names of this layout, all of a file or a part of it; a wrapper's 'module.' is taken off.
+            state: By the names of this layout, all of a file or a part of it (second names together with the first); a
+                wrapper's 'module.' is taken off.
 
         Returns:
             Converted: Nothing is copied.

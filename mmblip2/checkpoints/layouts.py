@@ -2,13 +2,12 @@
 
 The rules are tried in this order, and the first that applies decides:
 
-1. a key of ours (``qformer.queries``, ``vision_norm.*`` ...): none of the others;
-2. ``Qformer.bert.*`` or ``ln_vision.*``: LAVIS; by ``opt_proj``, ``t5_proj``, ``llm_proj`` stage 2, else stage 1;
-3. ``query_tokens`` and ``multimodal_backbone.bert.*``: mmpretrain; with the temperature, the text projection or the
+1. ``Qformer.bert.*`` or ``ln_vision.*``: LAVIS; by ``opt_proj``, ``t5_proj``, ``llm_proj`` stage 2, else stage 1;
+2. ``query_tokens`` and ``multimodal_backbone.bert.*``: mmpretrain; with the temperature, the text projection or the
    matching head it is retrieval, else caption or VQA;
-4. ``query_tokens`` and ``qformer.encoder.*``: transformers, whose class the heads tell; and the bare keys of
+3. ``query_tokens`` and ``qformer.encoder.*``: transformers, whose class the heads tell; and the bare keys of
    ``Blip2QFormerModel`` and ``Blip2VisionModel``;
-5. anything else is none of them: a vision encoder alone, BLIP, a language model.
+4. anything else is none of them: our own names, a vision encoder alone, BLIP, a language model.
 """
 from collections.abc import Iterable
 
@@ -18,8 +17,6 @@ from .keymap import Converted, Layout, strip, without_wrapper
 
 __all__ = ['Converted', 'Layout', 'recognise', 'to_write', 'without_wrapper']
 
-_OURS = ('qformer.queries', 'qformer.layers.', 'qformer.embedding_norm.', 'vision_norm.', 'vision.', 'itc_head.',
-         'itg_head.', 'itm_head.classifier.')
 _PROJECTS = {'LAVIS': lavis, 'mmpretrain': mmpretrain, 'transformers': huggingface}
 
 
@@ -33,8 +30,6 @@ def recognise(keys: Iterable[str]) -> Layout | None:
         Layout or None: None for our own names, and for what is no BLIP-2 of the three projects.
     """
     keys = strip(keys)
-    if any(key.startswith(_OURS) for key in keys):
-        return None
     found = (project.recognise(keys) for project in _PROJECTS.values())
     return next((layout for layout in found if layout is not None), None)
 

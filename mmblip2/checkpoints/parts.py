@@ -84,7 +84,7 @@ def parts_from(model_cfg, load_from):
             continue
         _take_language_model(cfg, checkpoint, keys, notes)
         _take_tokenizer(cfg, checkpoint, notes)
-        eps = _norm_eps(checkpoint)
+        eps = norm_eps(checkpoint)
         if 'vision_norm.weight' in keys and cfg.get('vision_norm_eps') is None:
             if eps != inspect.signature(kind).parameters['vision_norm_eps'].default:
                 notes.append(f'vision_norm_eps={eps:g}, as the weights were made with')
@@ -186,7 +186,11 @@ def _take_tokenizer(cfg, checkpoint, notes):
             tokenizer['path'] = str(folder)
 
 
-def _norm_eps(checkpoint):
-    """Epsilon of the norm after the vision encoder: what the folder says, or the project's."""
-    said = (folder_config(checkpoint['path']).get('vision_config') or {}).get('layer_norm_eps')
-    return float(said) if said is not None else checkpoint['layout'].vision_norm_eps
+def norm_eps(checkpoint):
+    """Epsilon of the norm after the vision encoder: what the folder says (one that was exported here, of that norm
+    alone), or the project's."""
+    config = folder_config(checkpoint['path'])
+    for settings, key in ((config.get('mmblip2'), 'vision_norm_eps'), (config.get('vision_config'), 'layer_norm_eps')):
+        if (settings or {}).get(key) is not None:
+            return float(settings[key])
+    return checkpoint['layout'].vision_norm_eps

@@ -108,6 +108,13 @@ class ImageTextDataset(BaseDataset):
         """str: The path of an image that the annotations call ``image``, below ``data_prefix``."""
         return os.path.join(self.data_prefix['img_path'], image)
 
+    def rows_by_image(self):
+        """Sequence[int]: All rows, in order, but those of one image together, at the place of the first."""
+        rows: dict[Any, list[int]] = {}
+        for index in range(len(self)):
+            rows.setdefault(self.get_data_info(index).get('img_path', index), []).append(index)
+        return range(len(self)) if len(rows) == len(self) else [index for same in rows.values() for index in same]
+
     def draw(self, results, rng):
         """Choose what a draw leaves open (overridden where a row holds several captions).
 

@@ -140,10 +140,12 @@ class SeekableSampler(_RankSampler):
 
 @DATA_SAMPLERS.register_module()
 class BlockSampler(Sampler):
-    """Every sample once and in order, for evaluation: blocks of a batch each are dealt out to the processes.
+    """Every sample once, for evaluation: blocks of a batch each are dealt out to the processes.
 
     So the batches, and with them the padding and every rounding, are those of one process, whatever their number. Some
     processes may get fewer batches, or none: for metrics that gather by sample index only.
+    The samples come in order, but those of one image together, where the data set can say which they are
+    (``rows_by_image``): so that the image is encoded once.
 
     Args:
         dataset (Sized): The data set, N samples.
@@ -155,10 +157,11 @@ class BlockSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
         self.size = len(dataset)
         self.batch_size = batch_size
+        self.order = dataset.rows_by_image() if hasattr(dataset, 'rows_by_image') else range(self.size)
 
     def __iter__(self):
         for start in range(self.rank * self.batch_size, self.size, self.world_size * self.batch_size):
-            yield from range(start, min(start + self.batch_size, self.size))
+            yield from self.order[start:start + self.batch_size]
 
     def __len__(self):
         """Samples of this rank."""

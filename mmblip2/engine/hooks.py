@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.hooks import Hook
 from mmengine.hooks import LoggerHook as _LoggerHook
+from mmengine.runner import EpochBasedTrainLoop
 
 from ..checkpoints.io import sync_dir, write_checkpoint
 from ..errors import ConfigError
@@ -25,7 +26,10 @@ def _plain_fields(sample):
 
 def _write_text(path, text):
     side = Path(f'{path}.part')
-    side.write_text(text)
+    with open(side, 'w') as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(side, path)
 
 
@@ -79,8 +83,11 @@ class CheckpointHook(_CheckpointHook):
         self._best = {}
         record = Path(self.out_dir, 'best.json')
         if self.save_best and runner.iter > 0 and record.is_file():
-            self._best = {key: best for key, best in json.loads(record.read_text()).items()
-                          if best['iter'] <= runner.iter}
+            try:
+                self._best = {key: best for key, best in json.loads(record.read_text()).items()
+                              if best['iter'] <= runner.iter}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                runner.logger.warning(f'{record} is broken ({error}): the next validation counts as the best so far')
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         name = self.filename_tmpl.format(step)
@@ -88,9 +95,10 @@ class CheckpointHook(_CheckpointHook):
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         old = []
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            old = list(self.keep_ckpt_ids)[:len(self.keep_ckpt_ids) + 1 - self.max_keep_ckpts]
+            old = list(self.keep_ckpt_ids)[:max(len(self.keep_ckpt_ids) + 1 - self.max_keep_ckpts, 0)]
             self.keep_ckpt_ids.append(step)  # a deque of limited length
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            # a resume removes those beyond max_keep_ckpts: the old ones are there still if this run is killed now
+            runner.message_hub.update_info('keep_ckpt_ids', old + list(self.keep_ckpt_ids))
         runner.save_checkpoint(self.out_dir, name, save_optimizer=self.save_optimizer,
                                save_param_scheduler=self.save_param_scheduler, meta=meta,
                                by_epoch=self.by_epoch)
@@ -140,9 +148,9 @@ class CheckpointHook(_CheckpointHook):
             self._link_or_save(runner, path, step)
             self._best[key] = dict(score=float(score), path=str(path), iter=runner.iter)
             if is_main_process():
+                if before is not None and Path(before['path']).name != path.name:
+                    path.with_name(Path(before['path']).name).unlink(missing_ok=True)  # in this folder, if it moved
                 _write_text(Path(self.out_dir, 'best.json'), json.dumps(self._best, indent=2))
-                if before is not None and before['path'] != str(path):
-                    Path(before['path']).unlink(missing_ok=True)
             if len(self.key_indicators) == 1:
                 self.best_ckpt_path = str(path)
             runner.logger.info(f'best {key} so far: {score:.4f}, saved as {path.name}')
@@ -159,6 +167,8 @@ class CheckpointHook(_CheckpointHook):
                 os.link(newest, side)
             except OSError:  # a file system without hard links
                 shutil.copyfile(newest, side)
+                with open(side, 'rb+') as file:
+                    os.fsync(file.fileno())
             os.replace(side, path)
             sync_dir(path.parent)
 
@@ -169,13 +179,22 @@ class LoggerHook(_LoggerHook):
 
     Args:
         patience (float): Seconds after which a batch of a validation or test gets a line of its own.
+        log_metric_by_epoch (bool | None): Curves of the validation count epochs, or else iterations; None: as the
+            training does.
         kwargs: mmengine's ``LoggerHook``.
     """
 
-    def __init__(self, *args, patience=15., **kwargs):
-        super().__init__(*args, **kwargs)
+    log_metric_by_epoch: bool | None
+
+    def __init__(self, *args, patience=15., log_metric_by_epoch=None, **kwargs):
+        super().__init__(*args, log_metric_by_epoch=log_metric_by_epoch, **kwargs)
         self.patience = patience
         self._said = 0.
+
+    def before_train(self, runner):
+        super().before_train(runner)
+        if self.log_metric_by_epoch is None:
+            self.log_metric_by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
 
     def before_val_epoch(self, runner):
         self._said = time.monotonic()

@@ -32,13 +32,19 @@ class PreemptHook(Hook):
     ``--resume`` goes on there.
 
     Args:
-        interval (int): Several processes ask one another every n-th iteration.
+        interval (int): Several processes ask one another every n-th iteration (accumulation window) at most, and
+            earlier where iterations take long.
+        seconds (float): About as long a process goes on after it was told, if one window does not take longer; torchrun
+            and Slurm kill after 30.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, interval=10):
+    def __init__(self, interval=10, seconds=3.):
         self.interval = interval
+        self.seconds = seconds
+        self._since = 0.  # the time of the last question, its window, and the window of the next one
+        self._asked = self._next = 0
         self._told_at: float | None = None
         self._before = None
 
@@ -48,6 +54,9 @@ class PreemptHook(Hook):
         return self._told_at is not None
 
     def before_train(self, runner):
+        self._since = time.monotonic()
+        self._asked = runner.iter // runner.accumulation_window
+        self._next = self._asked + 1
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._tell)
 
@@ -75,9 +84,20 @@ class PreemptHook(Hook):
             return
         told = self.told
         if runner.world_size > 1:
-            told = runner.iter // window % self.interval == 0 and any(gather_objects(self.told))
+            told = self._any_told(runner.iter // window)
         if told:
             self.stop(runner)
+
+    def _any_told(self, window):
+        """Ask all processes when it is time; they agree on when to ask again, by the slowest."""
+        if window < self._next:
+            return False
+        now = time.monotonic()
+        answers = gather_objects((self.told, (now - self._since) / max(window - self._asked, 1)))
+        slowest = max(duration for _, duration in answers)
+        self._asked, self._since = window, now
+        self._next = window + max(1, min(self.interval, int(self.seconds / max(slowest, 1e-9))))
+        return any(told for told, _ in answers)
 
     def stop(self, runner):
         """Save and exit.

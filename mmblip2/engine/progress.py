@@ -1,5 +1,6 @@
 """One short progress line."""
 from datetime import timedelta
+from numbers import Real
 
 from mmengine.runner import LogProcessor
 
@@ -42,7 +43,7 @@ class ProgressLogProcessor(LogProcessor):
     def get_log_after_epoch(self, runner, batch_idx, mode, with_non_scalar=False):
         tag, _ = super().get_log_after_epoch(runner, batch_idx, mode, with_non_scalar)
         values = [f'{key} {_number(value)}' for key, value in tag.items()
-                  if isinstance(value, (int, float)) and key.split('/')[-1] not in _TIMES]
+                  if isinstance(value, Real) and key.split('/')[-1] not in _TIMES]
         return tag, f'{mode}: {", ".join(values) or "no metrics"}'
 
     @staticmethod
@@ -65,5 +66,5 @@ class ProgressLogProcessor(LogProcessor):
             detail = ', '.join(f'{key.replace("loss_", "")} {_number(value)}' for key, value in terms.items())
             parts.append(f'loss {_number(tag["loss"])}' + (f' ({detail})' if len(terms) > 1 else ''))
         parts += [f'{key} {_number(value)}' for key, value in tag.items()
-                  if key not in known and key not in terms and isinstance(value, (int, float))]
+                  if key not in known and key not in terms and isinstance(value, Real)]
         return parts

@@ -103,6 +103,9 @@ class Runner(_Runner):
         elif self.distributed and not dist.is_initialized():
             fresh = _store_after_restart(self._launcher)
             env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), **fresh}} if fresh else env_cfg
+        if self.distributed:  # as mmengine does, with a warning for each
+            for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
+                os.environ.setdefault(name, '1')
         super().setup_env(env_cfg)
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs):
@@ -308,10 +311,11 @@ class Runner(_Runner):
         if broken:
             raise CheckpointError(f'--resume: no whole checkpoint in {self.work_dir}: ' + '; '.join(broken) +
                                   '. Remove these files to start again')
-        pointer = Path(self.work_dir, 'last_checkpoint')
-        if pointer.is_file():
-            raise CheckpointError(f'--resume: {pointer} names {pointer.read_text().strip()!r}, which is not there, nor '
-                                  f'is any other checkpoint: put it back, or remove {pointer.name} to start again')
+        pointer = io.last_checkpoint(self.work_dir)
+        if pointer is not None:
+            raise CheckpointError(f'--resume: {Path(self.work_dir, "last_checkpoint")} names {pointer[0]!r}, which is '
+                                  'not there, nor is any other checkpoint: put it back, or remove last_checkpoint to '
+                                  'start again')
         self.logger.warning(f'--resume: no checkpoint in {self.work_dir}, starting at iteration 0')
         return False
 
@@ -329,6 +333,10 @@ class Runner(_Runner):
         _check_resumable(checkpoint, filename)
         meta = checkpoint['meta']
         meta = {**meta, **self._position(meta, filename)}
+        was, now = _steps(meta.get('config')), _steps(self.cfg)
+        if was and now and was != now:
+            raise CheckpointError(f'{filename} was trained with {", ".join(was)}, the config has {", ".join(now)}: '
+                                  'resume with the config of the first run, or use load_from to start a new one')
         report = io.load_strict(self.bare_model, checkpoint, filename, adapt=False)
         self._train_loop._epoch = meta['epoch']
         self._train_loop._iter = meta['iter']
@@ -364,10 +372,14 @@ class Runner(_Runner):
         """Epoch and iteration to go on at, when an iteration has another number of samples now than it had.
 
         Raises:
-            CheckpointError: The checkpoint is from inside an epoch, whose iterations cannot be told apart then.
+            CheckpointError: The checkpoint is from inside an epoch, whose iterations cannot be told apart then, or
+                from a training without epochs.
         """
         before, now = meta.get('samples_per_iter'), self._samples_per_iter()
         by_epoch = isinstance(self._train_loop, EpochBasedTrainLoop)
+        if by_epoch and before is not None and 'iters_in_epoch' not in meta:
+            raise CheckpointError(f'{filename} was written by a training that counts iterations, this one counts '
+                                  'epochs: resume with the config of the first run, or use load_from')
         if before in (None, now):
             return {}
         if not by_epoch:
@@ -475,6 +487,8 @@ def _store_after_restart(launcher):
 def _check_resumable(checkpoint, path):
     if checkpoint['format'] != io.FORMAT or 'optimizer' not in checkpoint:
         raise CheckpointError(f'{path} holds weights only, it cannot be resumed: use load_from instead')
+    if not {'epoch', 'iter'} <= set(checkpoint['meta']) or 'message_hub' not in checkpoint:
+        raise CheckpointError(f'{path} does not say at which iteration it was written: was it changed afterwards?')
 
 
 def with_ends(schedulers, max_epochs, max_iters):
@@ -485,6 +499,15 @@ def with_ends(schedulers, max_epochs, max_iters):
         first = config.get('begin', 0)  # a short run may end before it
         config.setdefault('end', max(last, first + 1))
     return schedulers
+
+
+def _steps(cfg):
+    """Types of the optimizer and of the schedules of a config; empty where it does not name all."""
+    wrapper, schedules = (cfg.get(key) for key in ('optim_wrapper', 'param_scheduler')) if cfg else (None, None)
+    parts = [wrapper.get('optimizer') if isinstance(wrapper, dict) else None]
+    parts += schedules if isinstance(schedules, (list, tuple)) else [schedules] if schedules else []
+    names = [part.get('type') if isinstance(part, dict) else None for part in parts]
+    return names if all(isinstance(name, str) for name in names) else []
 
 
 def _parts_of_checkpoint(cfg):

@@ -114,12 +114,14 @@ def cannot_read(name, files):
         found = sorted(os.listdir(name))
         shown = ', '.join(found[:8]) + (' ...' if len(found) > 8 else '') if found else 'nothing'
         return f'expected {files} in that folder, which holds {shown}'
+    from mmblip2.checkpoints.sources import find
+    looked = f'looked in {", ".join(find(name)[1]) or name}'
     if re.fullmatch(r'[\w-][\w.-]*(/[\w-][\w.-]*)?', name) is None:
-        return f'there is no such folder; expected one with {files}'
+        return f'there is no such folder; expected one with {files}; {looked}'
     from huggingface_hub.constants import HF_HUB_CACHE
     cached = os.path.join(HF_HUB_CACHE, 'models--' + name.replace('/', '--'))
     folder = name.split('/')[-1]
     return (f'there is no such folder here, and no such name on the Hugging Face hub, or no way to the hub. Without '
             f'network: on a machine with network run `hf download {name} --local-dir {folder}`, which gets {files}, '
             f'copy the folder to here, and give its path instead of the name; or copy the whole of {cached} from there '
-            'to here')
+            f'to here; {looked}')

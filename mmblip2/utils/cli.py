@@ -1,6 +1,7 @@
 """What the command-line tools share. Imports nothing heavy, so that ``--help`` answers at once."""
 import ast
 import difflib
+import errno
 import logging
 import os
 import sys
@@ -9,7 +10,9 @@ from ..errors import ConfigError, MMBlip2Error
 
 CFG_OPTIONS_HELP = ('change config entries: a.b.c=value, list items by number (a.0.b=value). The value is a '
                     'Python literal (dict(...) too), anything else is text, spaces and commas included. A '
-                    'key that the config does not have is an error; +a.b.c=value adds it')
+                    'key that the config does not have is an error; +a.b.c=value adds it (an item to a list, too)')
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OTHER_LEFT = ('Connection closed by peer', 'Connection reset by peer')  # what gloo says
 _SWITCH = {'true': True, 'false': False}
 
 
@@ -46,6 +49,12 @@ def _convert(text, old):
         if value.lower() not in _SWITCH:
             raise ValueError(f'expected True or False, got {value!r}')
         return _SWITCH[value.lower()]
+    if isinstance(value, str) and not isinstance(old, (str, bool, type(None))) and text.strip()[:1] not in ('"', "'"):
+        kinds = {dict: 'dict(a=1)', list: "['a', 'b']", tuple: "('a', 'b')", int: 'a number', float: 'a number'}
+        example = next((example for kind, example in kinds.items() if isinstance(old, kind)), None)
+        if example is not None:
+            raise ValueError(f'it is {old!r} now: expected {example}, got the text {value!r}; put text into quotes '
+                             'if it is meant')
     return value
 
 
@@ -84,10 +93,16 @@ def _assign(node, path, text, add, known):
     if isinstance(node, tuple):  # tuples cannot change: put a new one into the parent
         items = list(node)
         items[last] = _convert(text, items[last])
-        parent, key = parents[-1]
-        parent[key] = tuple(items)
+        for parent, key in reversed(parents):
+            if not isinstance(parent, tuple):
+                parent[key] = tuple(items)
+                break
+            inner, items = tuple(items), list(parent)
+            items[key] = inner
     else:
         old = node.get(last) if isinstance(last, str) else node[last]
+        if path == ['resume'] and text.lower() not in _SWITCH:  # False, True or a path
+            old = None
         node[last] = _convert(text, old)
 
 
@@ -97,6 +112,8 @@ def _locate(node, name, done, path, add, known, last=False):
     if isinstance(node, (list, tuple)):
         if not name.lstrip('-').isdigit():
             raise ValueError(f'{here} is a list of {len(node)}: expected a number, got {name!r}')
+        if add and last and isinstance(node, list) and int(name) == len(node):
+            node.append(None)
         if not -len(node) <= int(name) < len(node):
             raise ValueError(f'{here} has {len(node)} items, there is no item {name}')
         return int(name)
@@ -125,6 +142,20 @@ def run(main):
     except FloatingPointError as error:
         sys.stdout.flush()
         print(f'stopped: {error}', file=sys.stderr)
+        _leave(1)
+    except RuntimeError as error:
+        if not any(text in str(error) for text in _OTHER_LEFT):
+            raise
+        sys.stdout.flush()
+        print(f'stopped: another process of this run has ended, and says why ({str(error).splitlines()[0][:200]})',
+              file=sys.stderr)
+        _leave(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        sys.stdout.flush()
+        print(f'stopped: {error}; make room and go on with --resume. Checkpoints that were written are untouched',
+              file=sys.stderr)
         _leave(1)
     except SystemExit as left:
         # A preempted process goes at once: Python would first end the data loaders' workers and report them as killed.

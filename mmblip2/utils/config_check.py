@@ -2,13 +2,16 @@
 import difflib
 import inspect
 import keyword
+import os
+import traceback
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..compat import quiet_config_reader, read_shipped_bases
 from ..errors import CheckpointError, ConfigError
-from ..registry import own_arguments
+from ..registry import MODELS, own_arguments
 from .cli import apply_cfg_options
+from .config_kinds import KEYS, clip_grad_problem, value_at, wrong_kinds, wrong_values
 from .paths import find_config
 
 TOP_LEVEL = (
@@ -26,9 +29,10 @@ _BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 
                      'ClearMLVisBackend': 'clearml', 'NeptuneVisBackend': 'neptune', 'DVCLiveVisBackend': 'dvclive',
                      'AimVisBackend': 'aim'}
 _LOAD_FROM = ('checkpoint', 'include', 'exclude')
-_RANDOMNESS = ('seed', 'diff_rank_seed', 'deterministic')
+_PARAMWISE = ('custom_keys', 'layer_decay')
+_MULTS = ('lr_mult', 'decay_mult')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
-                      'sampler', 'optim_wrapper_cfg'}
+                      'sampler', 'optim_wrapper_cfg', 'save_dir'}
 _RESIZES = ('Resize', 'RandomResizedCrop', 'CenterCrop')
 FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
 
@@ -55,9 +59,10 @@ def load_config(path, options=()):
     path = find_config(path)
     try:
         cfg = Config.fromfile(str(path))
-    except (SyntaxError, NameError, KeyError, FileNotFoundError, ImportError, TypeError, AttributeError,
-            ValueError) as error:
-        raise ConfigError(f'{path} cannot be read: {type(error).__name__}: {error}') from error
+    except Exception as error:  # a config is a program
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = '' if 'mmengine' in Path(last.filename).parts else f' ({last.filename}, line {last.lineno})'
+        raise ConfigError(f'{path} cannot be read: {type(error).__name__}: {error}{where}') from error
     apply_cfg_options(cfg, options, TOP_LEVEL)
     return cfg
 
@@ -175,10 +180,14 @@ def _no_checkpoint(path, advice):
 def _no_start(cfg):
     """What is missing of ``resume`` and ``load_from``; a training that is resumed does not read the latter."""
     from ..checkpoints.io import find_checkpoints
+    folder = Path(cfg.get('work_dir') or '.')
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        return [f'work_dir: {folder} cannot be written: {there} is {"read-only" if there.is_dir() else "a file"}; '
+                'choose another with --work-dir']
     resume = cfg.get('resume')
     if isinstance(resume, str):
         return [f'resume: {problem}' for problem in _no_checkpoint(resume, 'check the path')]
-    folder = Path(cfg.get('work_dir') or '.')
     if resume and (find_checkpoints(folder) or (folder / 'last_checkpoint').is_file()):
         return []
     given = cfg.get('load_from')
@@ -206,6 +215,7 @@ class _Checker:
     def __init__(self, cfg):
         self.cfg = cfg
         self.problems = []
+        self.unread = set()  # sections that are no dicts: nothing more is said of them
 
     def run(self):
         from mmengine import registry as root
@@ -215,6 +225,13 @@ class _Checker:
         import mmblip2.engine
         import mmblip2.evaluation
         import mmblip2.models  # noqa: F401
+        for path, problem in wrong_kinds(self.cfg):
+            self.add(path, problem)
+            if problem.startswith('expected a dict,'):
+                self.unread.add(path)
+        self.cfg = self.cfg.copy()
+        for path in self.unread:
+            self.cfg[path] = {}
         cfg, get = self.cfg, self.cfg.get
         with DefaultScope.overwrite_default_scope('mmblip2'):
             self.top_level()
@@ -225,27 +242,32 @@ class _Checker:
             self.loop('val_cfg', 'ValLoop', root)
             self.loop('test_cfg', 'TestLoop', root)
             for name in ('val_evaluator', 'test_evaluator'):
-                for path, item in _each(get(name), name):
+                for path, item in self.entries(get(name), name):
                     self.item(item, path, root.METRICS)
             self.optim_wrapper(get('optim_wrapper'), root)
-            for path, item in _each(get('param_scheduler'), 'param_scheduler'):
+            for path, item in self.entries(get('param_scheduler'), 'param_scheduler'):
                 self.item(item, path, root.PARAM_SCHEDULERS)
             self.hooks(root)
             self.load_from()
-            if isinstance(get('visualizer'), dict):
+            if get('visualizer'):
                 self.item(cfg.visualizer, 'visualizer', root.VISUALIZERS)
-                for path, item in _each(cfg.visualizer.get('vis_backends'), 'visualizer.vis_backends'):
+                for path, item in self.entries(cfg.visualizer.get('vis_backends'), 'visualizer.vis_backends'):
                     self.item(item, path, root.VISBACKENDS)
-                    package = _BACKEND_PACKAGES.get(item.get('type'))
+                    if not isinstance(item, dict):
+                        continue
+                    package = _BACKEND_PACKAGES.get(str(item.get('type')))
                     if package is not None and find_spec(package) is None:
                         self.add(path, f'{item["type"]} needs the package {package}: pip install {package}')
             if isinstance(get('log_processor'), dict):
                 self.item({'type': 'LogProcessor', **cfg.log_processor}, 'log_processor', root.LOG_PROCESSORS)
+            self.parts(_dict(get('model')))
             self.image_sizes()
             self.save_best(root)
         return self.problems
 
     def add(self, path, message):
+        if path.split('.')[0] in self.unread:
+            return
         self.problems.append(f'{path}: {message}')
 
     def top_level(self):
@@ -262,9 +284,12 @@ class _Checker:
             missing = [name for name in names if cfg.get(name) is None]
             if 0 < len(missing) < len(names):
                 self.add(missing[0], f'missing; {", ".join(names)} belong together (all or none)')
-        unknown = set(cfg.get('randomness') or {}) - set(_RANDOMNESS)
-        for key in sorted(unknown):
-            self.add(f'randomness.{key}', 'unknown key' + _near(key, _RANDOMNESS))
+        for place, known in KEYS.items():
+            for key in set(_dict(value_at(cfg, place))) - set(known):
+                self.add(f'{place}.{key}', 'unknown key' + _near(key, known))
+        scope = cfg.get('default_scope')
+        if scope not in (None, 'mmengine', 'mmblip2') and MODELS.root._search_child(scope) is None:
+            self.add('default_scope', f"there are no registries of {scope!r}; did you mean 'mmblip2'?")
         self.keywords(dict(cfg.items()), '')
 
     def keywords(self, node, path):
@@ -280,6 +305,9 @@ class _Checker:
     def item(self, item, path, registry, skip=()):
         """Check ``type`` and arguments; returns the class, or None when it is not known."""
         if not isinstance(item, dict):
+            if isinstance(item, (str, int, float, list, tuple)):
+                example = item if isinstance(item, str) else '...'
+                self.add(path, f"expected a dict with a type, such as dict(type='{example}'), got {item!r}")
             return None
         if 'type' not in item:
             self.add(path, f'expected a dict with a type, got {dict(item)!r}')
@@ -292,7 +320,21 @@ class _Checker:
                 self.forwarded(kind, item, own, given - own, path)
                 given &= own
             self.arguments(kind, given, path, item['type'])
+            self.values(kind, {key: item[key] for key in given}, path)
         return kind
+
+    def values(self, kind, given, path):
+        told = {problem.split(':')[0] for problem in self.problems}
+        for key, problem in wrong_values(kind, given).items():
+            if f'{path}.{key}' not in told:
+                self.add(f'{path}.{key}', problem)
+
+    def entries(self, value, path, always_list=False):
+        """(path, item) of a dict, or of a list of dicts; anything else is a problem."""
+        if value is not None and not isinstance(value, (list, tuple) if always_list else (dict, list, tuple)):
+            what = 'a list of dicts' if always_list else 'a dict with a type, or a list of them'
+            self.add(path, f'expected {what}, got {dict(value) if isinstance(value, dict) else value!r}')
+        return _each(value, path, always_list)
 
     def forwarded(self, kind, item, own, given, path):
         """Check the arguments that a class hands on to another package."""
@@ -348,6 +390,9 @@ class _Checker:
             if foreign:
                 return
             self.hugging_face(node, path, registry)
+            for key, value in node.items():
+                if isinstance(value, str) and key != 'type' and value in _child(registry).module_dict:
+                    self.add(f'{path}.{key}', f'expected dict(type={value!r}, ...), got {value!r}')
         for key, value in node.items() if isinstance(node, dict) else enumerate(node):
             if key not in FOREIGN_KEYS and (own is None or key in own):
                 self.model(value, f'{path}.{key}', registry)
@@ -386,18 +431,21 @@ class _Checker:
                            "iterations, dict(type='DefaultSampler', shuffle=False) for evaluation")
         for key in ('sampler', 'batch_sampler'):
             self.item(loader.get(key), f'{path}.{key}', root.DATA_SAMPLERS)
+        self.values(torch.utils.data.DataLoader, loader, path)
         if isinstance(loader.get('collate_fn'), dict):
             self.resolve(loader['collate_fn'].get('type'), f'{path}.collate_fn', root.FUNCTIONS)
+        elif isinstance(loader.get('collate_fn'), str):
+            self.add(f'{path}.collate_fn', f'expected dict(type={loader["collate_fn"]!r}), got the text')
         self.dataset(loader.get('dataset'), f'{path}.dataset', root)
 
     def dataset(self, dataset, path, root):
+        self.item(dataset, path, root.DATASETS)
         if not isinstance(dataset, dict):
             return
-        self.item(dataset, path, root.DATASETS)
-        for where, item in _each(dataset.get('pipeline'), f'{path}.pipeline', always_list=True):
+        for where, item in self.entries(dataset.get('pipeline'), f'{path}.pipeline', always_list=True):
             self.item(item, where, root.TRANSFORMS)
         self.dataset(dataset.get('dataset'), f'{path}.dataset', root)
-        for where, item in _each(dataset.get('datasets'), f'{path}.datasets', always_list=True):
+        for where, item in self.entries(dataset.get('datasets'), f'{path}.datasets', always_list=True):
             self.dataset(item, where, root)
 
     def _train_loop(self):
@@ -423,13 +471,37 @@ class _Checker:
         constructor = wrapper.get('constructor') or 'TrainableOptimWrapperConstructor'
         self.resolve(constructor, f'{path}.constructor', root.OPTIM_WRAPPER_CONSTRUCTORS)
         if constructor == 'TrainableOptimWrapperConstructor':
-            paramwise = wrapper.get('paramwise_cfg') or {}
-            for key in set(paramwise) - {'custom_keys', 'layer_decay'}:
-                self.add(f'{path}.paramwise_cfg.{key}', 'unknown key' + _near(key, ('custom_keys', 'layer_decay')))
-            for name, options in (paramwise.get('custom_keys') or {}).items():
-                for key in set(options) - {'lr_mult', 'decay_mult'}:
-                    self.add(f'{path}.paramwise_cfg.custom_keys.{name}.{key}',
-                             'unknown key' + _near(key, ('lr_mult', 'decay_mult')))
+            self.paramwise(wrapper.get('paramwise_cfg'), f'{path}.paramwise_cfg')
+        if wrapper.get('clip_grad') is not None and (problem := clip_grad_problem(wrapper['clip_grad'])):
+            self.add(f'{path}.clip_grad', problem)
+        if 'dtype' in wrapper and wrapper.get('type') == 'AutocastOptimWrapper':
+            from ..engine.autocast import resolve_dtype
+            try:
+                resolve_dtype(wrapper['dtype'])
+            except ConfigError as error:
+                self.add(f'{path}.dtype', str(error))
+
+    def paramwise(self, paramwise, path):
+        example = 'expected dict(custom_keys=dict(<part of a name>=dict(lr_mult=0.1, decay_mult=0.)), layer_decay=0.9)'
+        if paramwise is not None and not isinstance(paramwise, dict):
+            self.add(path, f'{example}, got {paramwise!r}')
+        paramwise = _dict(paramwise)
+        for key in set(paramwise) - set(_PARAMWISE):
+            self.add(f'{path}.{key}', 'unknown key' + _near(key, _PARAMWISE))
+        decay = paramwise.get('layer_decay')
+        if decay is not None and not isinstance(decay, (int, float)):
+            self.add(f'{path}.layer_decay', f'expected a number, got {decay!r}')
+        custom = paramwise.get('custom_keys')
+        if custom is not None and not isinstance(custom, dict):
+            self.add(f'{path}.custom_keys', f'{example}, got {custom!r}')
+        for name, options in _dict(custom).items():
+            if not isinstance(options, dict):
+                self.add(f'{path}.custom_keys.{name}', f'expected dict(lr_mult=..., decay_mult=...), got {options!r}')
+            for key, value in _dict(options).items():
+                if key not in _MULTS:
+                    self.add(f'{path}.custom_keys.{name}.{key}', 'unknown key' + _near(key, _MULTS))
+                elif not isinstance(value, (int, float)):
+                    self.add(f'{path}.custom_keys.{name}.{key}', f'expected a number, got {value!r}')
 
     def hooks(self, root):
         for name, hook in (self.cfg.get('default_hooks') or {}).items():
@@ -437,7 +509,7 @@ class _Checker:
                 self.add(f'default_hooks.{name}', f'unknown default hook{_near(name, _DEFAULT_HOOKS)} '
                                                   '(further hooks belong into custom_hooks)')
             self.item(hook, f'default_hooks.{name}', root.HOOKS)
-        for path, hook in _each(self.cfg.get('custom_hooks'), 'custom_hooks', always_list=True):
+        for path, hook in self.entries(self.cfg.get('custom_hooks'), 'custom_hooks', always_list=True):
             self.item(hook, path, root.HOOKS, skip=('priority',))
 
     def load_from(self):
@@ -452,6 +524,20 @@ class _Checker:
                 continue
             for key in set(item) - set(_LOAD_FROM):
                 self.add(f'{path}.{key}', 'unknown key' + _near(key, _LOAD_FROM))
+
+    def parts(self, model):
+        """Parts of the model that other entries name."""
+        frozen = model.get('frozen')
+        if isinstance(frozen, str):
+            self.add('model.frozen', f'expected a list of names, got {frozen!r}; write ({frozen!r},)')
+        patterns = self.cfg.get('activation_checkpointing') or ()
+        named = [('model.frozen', name) for name in (frozen if isinstance(frozen, (list, tuple)) else ())]
+        named += [('activation_checkpointing', name.split('.')[0])
+                  for name in ([patterns] if isinstance(patterns, str) else patterns)]
+        names = [key for key, value in model.items() if isinstance(value, dict)]
+        for path, name in named:
+            if name not in names and difflib.get_close_matches(name, names, 1):
+                self.add(path, f'the model has no part {name!r}{_near(name, names)}')
 
     def image_sizes(self):
         found = _find_size(self.cfg.get('model'), 'model')
@@ -477,6 +563,8 @@ class _Checker:
         best = [best] if isinstance(best, str) else best or []
         prefixes = set()
         for _, item in _each(self.cfg.get('val_evaluator'), ''):
+            if not isinstance(item, dict):
+                return
             kind = _child(root.METRICS).get(item['type']) if isinstance(item.get('type'), str) else None
             prefix = item.get('prefix') or getattr(kind, 'default_prefix', None)
             if prefix is None:

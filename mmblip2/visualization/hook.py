@@ -72,8 +72,8 @@ class PredictionVisualizationHook(Hook):
 
 
 def _open(path) -> Image.Image:
-    with Image.open(path) as file:
-        return file.convert('RGB')
+    from mmblip2.datasets.transforms.image import read_image
+    return read_image(path)
 
 
 def _to_pil(image: torch.Tensor) -> Image.Image:

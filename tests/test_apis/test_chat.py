@@ -32,6 +32,7 @@ def chat(tiny_generator):
 
 
 def test_turns_are_read_again_and_kept(chat):
+    chat.max_context = 500  # the language model is not asked
     chat.start(image())
     assert chat('What is it?') == dict(question='What is it?', pred_answer='one', dropped_turns=0)
     chat('and that?')
@@ -61,9 +62,29 @@ def test_the_image_is_encoded_once(chat):
     assert calls == [(1, 3, 16, 16)]
 
 
+@pytest.mark.parametrize('reads_text', [False, True])
+def test_a_class_with_a_prefix_of_its_own_is_used_as_it_is(tiny_generator, reads_text):
+    from mmblip2.models import Blip2Generation
+
+    class OneToken(Blip2Generation):
+
+        def visual_prefix(self, images, data_samples):
+            texts.append(data_samples[0].get('qformer_text'))
+            return super().visual_prefix(images, data_samples).mean(1, keepdim=True)
+    texts = []
+    model = tiny_generator(VQA if reads_text else [dict(type='CaptionPrompt')], reads_text)
+    model.__class__ = OneToken
+    widths = []
+    model.language_model.generate = lambda prefix, prompts, **settings: widths.append(prefix.shape) or ['a']
+    chat = ChatInferencer(model).start(image())
+    for question in ('what?', 'why?'):
+        chat(question)
+    assert widths == [(1, 1, 16)] * 2 and texts == (['what?', 'why?'] if reads_text else [None])
+
+
 def test_the_oldest_turns_give_way_to_the_context(chat, monkeypatch):
     told = []
-    monkeypatch.setattr(chat_module, 'print_log', lambda text, logger, level: told.append((text, level)))
+    monkeypatch.setattr(chat_module, 'say', lambda text, level: told.append((text, level)))
     chat.start(image())
     dropped = [chat(f'is it {word}?', max_new_tokens=5)['dropped_turns'] for word in ('red', 'blue', 'green', 'small')]
     assert dropped[0] == 0 and dropped == sorted(dropped) and dropped[-1] > 0

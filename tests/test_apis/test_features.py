@@ -115,6 +115,10 @@ def test_a_generator_gives_what_its_language_model_reads(tiny_generator, images)
 
 
 def test_bad_input_says_what_to_do(extractor, images):
+    other = torch.nn.Identity()
+    other._config, other.data_preprocessor = extractor.model._config, extractor.model.data_preprocessor
+    with pytest.raises(ConfigError, match='needs a Blip2Representation or a Blip2Generation, this model is a Identity'):
+        FeatureExtractor(other)
     with pytest.raises(ConfigError, match="mode 'pixels' is not one of 'image', 'text', 'multimodal'"):
         extractor.extract_features(images, mode='pixels')
     with pytest.raises(ConfigError, match="mode='multimodal' needs texts: give texts="):

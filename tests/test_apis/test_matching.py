@@ -55,8 +55,12 @@ def test_one_image_for_many_texts_is_encoded_once(representation, images, monkey
     assert calls == [1]
 
 
-def test_bad_pairs_say_what_to_do(representation, images, tiny_generator):
+def test_bad_pairs_say_what_to_do(representation, images, tiny_generator, monkeypatch):
     match = ImageTextMatchingInferencer(representation)
+    with monkeypatch.context() as patch:
+        patch.setattr(representation, 'encode_image', None)  # said before the work where the number is known
+        with pytest.raises(DataError, match='there are 3 images and 2 texts'):
+            match(images, TEXTS[:2], batch_size=1)
     for wrong in (images[:2], iter(images[:2])):
         with pytest.raises(DataError, match='there are 2 images and 3 texts: give as many of both'):
             match(wrong, TEXTS)

@@ -53,7 +53,7 @@ def write(tmp_path, opt_folder, bert_folder):
 def notes(monkeypatch):
     """What is logged."""
     found = []
-    monkeypatch.setattr('mmengine.logging.print_log', lambda message, **kwargs: found.append(message))
+    monkeypatch.setattr('mmblip2.checkpoints.huggingface_config.say', lambda message, level=None: found.append(message))
     return found
 
 
@@ -162,6 +162,7 @@ def test_all_problems_are_said_at_once(write):
     (dict(do_resize=False), 'do_resize of the image processor is False, only True'),
     (dict(do_center_crop=True), 'do_center_crop of the image processor is True, only False'),
     (dict(resample=9), 'resample of the image processor is 9, expected one of'),
+    (dict(size=dict(shortest_edge=28)), "size of the image processor is {'shortest_edge': 28}, expected height and"),
 ])
 def test_images_that_cannot_be_prepared_so_are_refused(write, settings, message):
     with pytest.raises(ConfigError, match=message):
@@ -192,6 +193,7 @@ def test_processor_settings_are_found_in_the_file_of_either_version(write):
 
 @pytest.mark.parametrize('processor, note', [
     (None, 'no preprocessor_config.json: images are resized with the bicubic filter'),
+    (dict(PROCESSOR, sharpen=2), 'sharpen=2 of the image processor is not known here and left out'),
     (dict(PROCESSOR, size=dict(height=384, width=384)), 'makes images of 384 x 384, the model reads 28 x 28'),
 ])
 def test_what_the_processor_leaves_open_is_said(write, processor, note, notes):

@@ -1,6 +1,8 @@
 """Files: atomic, safe, and matched key by key."""
+import errno
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -87,6 +89,47 @@ def test_failed_write_leaves_the_last_good_file_and_no_rest(tmp_path, monkeypatc
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_called_that(tmp_path, monkeypatch):
+    """torch closes its file when a write has failed, and fails at that again, with a message of its own."""
+    def save(*_):
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        finally:
+            raise RuntimeError('unexpected pos 64 vs 0')
+
+    monkeypatch.setattr(io.torch, 'save', save)
+    with pytest.raises(CheckpointError, match='a.pth: .*No space left on device; earlier checkpoints are untouched'):
+        io.write_checkpoint(dict(state_dict=dict(w=torch.zeros(100_000))), tmp_path / 'a.pth')
+
+
+def test_every_changed_byte_of_a_tensor_is_found(tmp_path):
+    path = tmp_path / 'a.pth'
+    io.write_checkpoint(dict(format=io.FORMAT, meta={}, state_dict=dict(w=torch.full((1000,), 2.))), path)
+    whole = path.read_bytes()
+    place = whole.index(torch.full((1000,), 2.).numpy().tobytes()) + 2000
+    path.write_bytes(whole[:place] + b'\xaa' + whole[place + 1:])
+    with pytest.raises(CheckpointError, match='a.pth is broken .*use an earlier checkpoint'):
+        io.read_checkpoint(path)
+
+
+def test_no_bad_byte_makes_another_error(tmp_path):
+    path = tmp_path / 'a.pth'
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(iter=3), state_dict=dict(w=torch.ones(3))), path)
+    with zipfile.ZipFile(path) as file:
+        content = {name: file.read(name) for name in file.namelist()}
+    name = next(name for name in content if name.endswith('data.pkl'))
+    refused = 0
+    for place in range(len(content[name])):
+        with zipfile.ZipFile(path, 'w') as file:
+            for other, data in content.items():
+                file.writestr(other, data[:place] + b'h' + data[place + 1:] if other == name else data)
+        try:
+            io.read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 20
+
+
 def test_newest_file_comes_first_and_the_pointer_may_lead_elsewhere(tmp_path):
     for number in (9, 10, 100):
         (tmp_path / f'iter_{number}.pth').touch()
@@ -166,3 +209,55 @@ def test_unknown_keys_and_frozen_keys_are_errors_when_initialising(tmp_path):
         io.load_partial(Model(), path)
     with pytest.raises(CheckpointError, match='leave no key'):
         io.load_partial(Model(), [dict(checkpoint=path, include=['nothing*'])])
+
+
+def test_files_from_before_torch_1_6_are_read_too(tmp_path):
+    torch.save({'a': torch.ones(2)}, tmp_path / 'old.pth', _use_new_zipfile_serialization=False)
+    assert (tmp_path / 'old.pth').read_bytes()[:2] != b'PK'
+    assert io.read_checkpoint(tmp_path / 'old.pth')['state_dict']['a'].sum() == 2
+
+
+def test_folder_of_transformers_is_read_safetensors_first(tmp_path):
+    from safetensors.torch import save_file
+    with pytest.raises(CheckpointError, match=r'is a folder without a checkpoint \(iter_\*.pth, epoch_\*.pth; model'):
+        io.read_checkpoint(tmp_path)
+    torch.save({'a': torch.ones(2)}, tmp_path / 'pytorch_model.bin')
+    read = io.read_checkpoint(tmp_path)
+    assert read['state_dict']['a'].sum() == 2 and read['path'] == str(tmp_path) and read['format'] == ''
+    save_file({'a': torch.ones(3)}, tmp_path / 'model.safetensors')
+    (tmp_path / 'config.json').write_text('{"image_token_index": 7}')
+    read = io.read_checkpoint(tmp_path)
+    assert read['state_dict']['a'].sum() == 3 and read['meta'] == dict(image_token_index=7)
+    (tmp_path / 'config.json').write_text('{"image_to')
+    with pytest.raises(CheckpointError, match='config.json is broken .*copy or download it again'):
+        io.read_checkpoint(tmp_path)
+    save(tmp_path / 'iter_4.pth', dict(b=torch.ones(1)))  # a work directory
+    assert list(io.read_checkpoint(tmp_path)['state_dict']) == ['b']
+
+
+def test_file_url_is_read(tmp_path):
+    save(tmp_path / 'a b.pth', dict(a=torch.ones(1)))
+    assert list(io.read_checkpoint((tmp_path / 'a b.pth').as_uri())['state_dict']) == ['a']
+
+
+def test_code_in_a_shard_is_refused_and_did_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'a': torch.ones(1), 'b': Evil()}, 'pytorch_model-00001-of-00001.bin')
+    (tmp_path / 'pytorch_model.bin.index.json').write_text(
+        '{"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}')
+    with pytest.raises(CheckpointError, match='00001.bin would run code .*was not run'):
+        io.read_checkpoint(tmp_path)
+    assert not (tmp_path / 'evil_ran').exists()
+
+
+@pytest.mark.parametrize('size', [100, 4000, -20])
+def test_truncated_files_of_every_kind_are_named(tmp_path, size):
+    from safetensors.torch import save_file
+    state = {f'{name}.weight': torch.ones(40, 40) for name in 'abc'}
+    save_file(state, tmp_path / 'a.safetensors')
+    torch.save(state, tmp_path / 'a.pth')
+    for name in ('a.safetensors', 'a.pth'):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match=f'{name} is (broken or incomplete|no checkpoint)'):
+            io.read_checkpoint(path)

@@ -6,6 +6,7 @@ import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from mmblip2.datasets import Draw, SeekableInfiniteSampler, SeekableSampler, TextCorpus, samplers
+from mmblip2.datasets.samplers import BlockSampler
 from mmblip2.registry import DATA_SAMPLERS
 
 
@@ -101,3 +102,23 @@ def test_epoch_samplers_orders_are_the_infinite_samplers():
     sampler = SeekableSampler(range(10), seed=1)
     sampler.set_epoch(1)
     assert list(sampler) == take(SeekableInfiniteSampler(range(10), seed=1), 20)[10:]
+
+
+# ------------------------------------------------------------------------------------------ evaluation by image
+
+class Questions:
+    """Rows about the images 0 1 0 2 1 0."""
+    images = (0, 1, 0, 2, 1, 0)
+
+    def __len__(self):
+        return len(self.images)
+
+    def rows_by_image(self):
+        return [0, 2, 5, 1, 4, 3]
+
+
+def test_blocks_keep_the_rows_of_an_image_together(monkeypatch):
+    assert list(BlockSampler(Questions(), batch_size=4)) == [0, 2, 5, 1, 4, 3]
+    monkeypatch.setattr(samplers, 'get_dist_info', lambda: (1, 2))
+    assert list(BlockSampler(Questions(), batch_size=2)) == [5, 1]
+    assert list(BlockSampler(range(5), batch_size=2)) == [2, 3], 'without images: in order'

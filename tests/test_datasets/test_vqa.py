@@ -135,3 +135,11 @@ def test_empty_question_is_refused(root):
     with pytest.raises(DataError, match='1 empty texts in .*q.json, the first is question of image id 7'):
         build(root, dict(questions=[dict(image_id=7, question='', question_id=1)]), answers=None,
               test_mode=True)
+
+
+def test_rows_of_an_image_come_together_in_evaluation(root):
+    pairs = [(9, 1), (7, 2), (9, 3), (7, 4), (9, 5)]
+    questions = dict(questions=[dict(image_id=image, question='What?', question_id=number) for image, number in pairs])
+    dataset = build(root, questions, answers=None, test_mode=True)
+    assert dataset.rows_by_image() == [0, 2, 4, 1, 3]
+    assert list(build(root, QUESTIONS, answers=None, test_mode=True).rows_by_image()) == [0, 1]

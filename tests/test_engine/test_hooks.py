@@ -190,6 +190,29 @@ def test_told_twice_within_seconds_is_told_once(tmp_path, monkeypatch):
     assert (tmp_path / 'iter_5.pth').is_file()
 
 
+@pytest.mark.parametrize('duration, expected', [(0.01, 20), (1., 13), (8., 12)], ids=['fast', 'second', 'slow'])
+def test_several_processes_stop_within_seconds_however_long_an_iteration_takes(monkeypatch, duration, expected):
+    """Told in iteration 11, another process is the slow one; they are killed 30 seconds later."""
+    from types import SimpleNamespace
+
+    from mmblip2.engine import preempt
+    hook, clock = PreemptHook(), [0.]
+    monkeypatch.setattr(preempt, 'time', SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(preempt, 'gather_objects', lambda own: [own, (own[0], duration)])
+    monkeypatch.setattr(preempt.signal, 'signal', lambda *_: None)
+    monkeypatch.setattr(PreemptHook, 'stop', lambda self, runner: stopped.append(runner.iter))
+    stopped = []
+    runner = SimpleNamespace(iter=0, accumulation_window=1, world_size=2)
+    hook.before_train(runner)
+    while not stopped:
+        runner.iter += 1
+        clock[0] += 0.01
+        if runner.iter == 11:
+            hook._tell(signal.SIGTERM, None)
+        hook.between_iterations(runner)
+    assert stopped[0] <= expected and (stopped[0] - 11) * duration < 10
+
+
 def test_the_validation_that_was_due_comes_after_the_resume(tmp_path, term_at, monkeypatch):
     term_at(4, 'after_val_iter')
     with pytest.raises(SystemExit):

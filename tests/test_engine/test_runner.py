@@ -1,6 +1,9 @@
 """Checkpoints, resume, frozen parts and the console of the Runner."""
+import errno
 import json
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -165,6 +168,18 @@ def test_resume_without_any_checkpoint_says_so(tmp_path, capsys):
     assert 'no checkpoint in' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('changes, message', [
+    (dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, momentum=0.9))),
+     'trained with AdamW, CosineAnnealingLR, the config has SGD, CosineAnnealingLR'),
+    (dict(param_scheduler=[dict(type='LinearLR', by_epoch=False)]), 'the config has AdamW, LinearLR'),
+    ({**EPOCHS, 'param_scheduler': [dict(type='CosineAnnealingLR', by_epoch=False)]}, 'counts iterations.*epochs'),
+], ids=['optimizer', 'schedule', 'loop'])
+def test_a_resume_with_another_way_of_training_is_refused(tmp_path, changes, message):
+    run(tmp_path, max_iters=4)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path, max_iters=8, resume=True, **changes)
+
+
 def test_resume_ignores_load_from(tmp_path, capsys):
     run(tmp_path / 'a', max_iters=4)
     run(tmp_path / 'b', max_iters=4)
@@ -246,6 +261,58 @@ def test_best_checkpoint_is_a_link_and_survives_a_resume(tmp_path):
     assert len(list(tmp_path.glob('best_*.pth'))) == 1
 
 
+BEST = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=1, rule='less',
+                            save_best='toy/mean'))
+
+
+def test_a_copied_work_dir_takes_nothing_from_the_original(tmp_path):
+    run(tmp_path / 'a', max_iters=4, default_hooks=BEST)
+    before = {path.name for path in (tmp_path / 'a').iterdir()}
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    runner = run(tmp_path / 'b', max_iters=8, default_hooks=BEST, resume=True)
+    assert {path.name for path in (tmp_path / 'a').iterdir()} == before
+    assert runner.resumed_from == tmp_path / 'b' / 'iter_4.pth'
+    assert [path.name for path in (tmp_path / 'b').glob('best_*')] == ['best_toy_mean_iter_8.pth']
+
+
+def test_a_file_system_without_links_gets_a_copy(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, 'no links here')
+
+    monkeypatch.setattr(os, 'link', link)
+    run(tmp_path, max_iters=4, default_hooks=BEST)
+    best = tmp_path / 'best_toy_mean_iter_4.pth'
+    assert best.read_bytes() == (tmp_path / 'iter_4.pth').read_bytes() and best.stat().st_nlink == 1
+
+
+def test_what_a_kill_left_behind_goes_with_the_resume(tmp_path, monkeypatch):
+    """The new checkpoint is written, the old one not yet removed; the record of the best one is torn."""
+    kept = Path.unlink
+
+    def unlink(self, missing_ok=False):
+        if self.name == 'iter_2.pth':
+            raise Stop
+        kept(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'unlink', unlink)
+        with pytest.raises(Stop):
+            run(tmp_path, default_hooks=BEST)
+    assert sorted(path.name for path in tmp_path.glob('iter_*')) == ['iter_2.pth', 'iter_4.pth']
+    (tmp_path / 'best.json').write_text('')
+    run(tmp_path, max_iters=4, default_hooks=BEST, resume=True)
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['best_toy_mean_iter_4.pth', 'iter_4.pth']
+    assert json.loads((tmp_path / 'best.json').read_text())['toy/mean']['iter'] == 4
+
+
+@pytest.mark.parametrize('pointer', [b'\xff\xfe\x00\x81', bytes(40), b'x' * 5000, b'iter_2.pth'])
+def test_a_torn_pointer_does_not_stop_a_resume(tmp_path, pointer):
+    run(tmp_path, max_iters=2)
+    (tmp_path / 'last_checkpoint').write_bytes(pointer)
+    (tmp_path / 'iter_9.pth').symlink_to(tmp_path / 'gone.pth')
+    assert run(tmp_path, max_iters=3, resume=True).resumed_from.name == 'iter_2.pth'
+
+
 def test_unknown_save_best_names_what_there_is(tmp_path):
     hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=4, save_best='toy/men',
                                  rule='greater'))
@@ -321,4 +388,9 @@ def test_the_local_backend_has_every_logged_value(tmp_path):
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row['iter'] for row in rows if 'loss_fit' in row] == [2, 4, 6]
     assert all(row['samples_per_second'] > 0 for row in rows if 'loss_fit' in row)
-    assert any('toy/mean' in row for row in rows)
+    assert [row['step'] for row in rows if 'toy/mean' in row] == [4, 6], 'a curve, not all at 0'
+
+
+def test_whole_numbers_of_a_validation_are_on_the_console(tmp_path, capsys):
+    run(tmp_path, max_iters=4)
+    assert re.search('val: toy/mean .*, toy/count 6', capsys.readouterr().out)

@@ -95,8 +95,11 @@ def test_a_folder_without_the_files_is_listed(tmp_path):
 
 
 @pytest.mark.parametrize('path', ['no/such/folder', '/nowhere', './nowhere', 'data/opt 2'])
-def test_a_path_is_not_taken_for_a_hub_name(path):
-    assert cannot_read(path, 'a and b') == 'there is no such folder; expected one with a and b'
+def test_a_path_is_not_taken_for_a_hub_name(path, monkeypatch):
+    monkeypatch.setenv('MMBLIP2_WEIGHTS', '/of my own')
+    said = cannot_read(path, 'a and b')
+    assert said.startswith('there is no such folder; expected one with a and b; looked in /')
+    assert said.endswith(', /of my own')
 
 
 @pytest.mark.parametrize('name', ['gpt2', 'google/flan-t5-xl', 'facebook/opt-2.7b'])
@@ -105,7 +108,7 @@ def test_a_hub_name_without_network_names_the_files_and_their_places(name):
     assert f'run `hf download {name} --local-dir {name.split("/")[-1]}`, which gets a and b, copy the folder' in text
     assert 'give its path instead of the name' in text
     cached = os.path.join('hub', 'models--' + name.replace('/', '--'))
-    assert text.endswith(f'{cached} from there to here')
+    assert f'{cached} from there to here; looked in ' in text
 
 
 def test_bert_tokenizer_says_it_too():

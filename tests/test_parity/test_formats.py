@@ -14,6 +14,7 @@ from mmblip2.checkpoints.layouts import recognise, to_write
 from mmblip2.checkpoints.parts import build_filled, parts_from
 from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.losses import query_text_similarity
+from mmblip2.registry import MODELS
 
 sys.path.insert(0, str(Path(__file__).parent))
 import test_huggingface_blip2
@@ -85,7 +86,7 @@ class Retrieval:
     """
 
     def __init__(self, folders, root):
-        self.vocab = bert_vocab(folders)
+        self.vocab, self.folders = bert_vocab(folders), folders
         torch.manual_seed(0)
         self.theirs = redraw(transformers.Blip2ForImageTextRetrieval(transformers.Blip2Config(
             vision_config=VISION, qformer_config=dict(QFORMER, vocab_size=self.vocab, use_qformer_text_input=True),
@@ -162,7 +163,8 @@ def test_separate_vision_file_is_not_looked_for_where_the_checkpoint_has_it(retr
             assert model.frozen_record()['vision']['source'] == retrieval.paths['mmpretrain']
 
 
-def test_frozen_part_that_the_checkpoint_lacks_comes_from_the_config_or_is_missed_by_name(retrieval, tmp_path):
+def test_frozen_part_that_the_checkpoint_lacks_comes_from_the_config_or_is_missed(retrieval, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMBLIP2_WEIGHTS', '/of my own')
     state = {key: value for key, value in torch.load(retrieval.paths['LAVIS'])['model'].items()
              if not key.startswith('visual_encoder.')}
     torch.save(dict(model=state), tmp_path / 'stage1.pth')
@@ -176,8 +178,11 @@ def test_frozen_part_that_the_checkpoint_lacks_comes_from_the_config_or_is_misse
         assert report.new == ['num_steps']
         assert frozen or f'vision: not in the file, from {tmp_path / "vit.pth"}' in report.notes
     cfg['vision'] = dict(retrieval.cfg['vision'], weights='nowhere/vit_gone.pth')
-    with pytest.raises(CheckpointError, match=r'vit_gone.pth not found: .*Looked in: .*nowhere.*MMBLIP2_WEIGHTS'):
+    with pytest.raises(CheckpointError, match=r'vit_gone.pth not found: .*Looked in: .*nowhere.*/of my own'):
         build_filled(cfg, tmp_path / 'stage1.pth')
+    with pytest.raises(ConfigError, match=r'opt_gone could not be loaded: there is no such folder.*; looked in .*'
+                                          r'opt_gone, /of my own'):
+        MODELS.build(dict(type='CausalLM', model='./nowhere/opt_gone', tokenizer=retrieval.folders['opt']))
     cfg['vision'] = retrieval.cfg['vision']  # trained and random: the file has to have it
     with pytest.raises(CheckpointError, match=r'missing in the file \(vision\.cls_token.* taken for LAVIS'):
         build_filled(cfg, tmp_path / 'stage1.pth')
@@ -314,14 +319,24 @@ def test_generation_from_every_format_equals_transformers(written, kind, name):
         assert 'language_model: that of the checkpoint instead of nowhere/language' in str(report)
 
 
-def test_nothing_of_the_language_model_stays_on_the_disk(written):
-    """Mapped tensors would change, or be gone, with the file."""
+def mapped_from(path, tensors):
+    """How many of the tensors are the memory-mapped file itself."""
+    ranges = [[int(end, 16) for end in line.split()[0].split('-')]
+              for line in Path('/proc/self/maps').read_text().splitlines() if line.endswith(str(path))]
+    return sum(any(start <= tensor.data_ptr() < end for start, end in ranges) for tensor in tensors)
+
+
+@pytest.mark.skipif(not Path('/proc/self/maps').exists(), reason='needs Linux')
+def test_files_are_mapped_while_they_are_read_and_nothing_of_the_model_stays_mapped(written):
+    """What stayed mapped would change, or be gone, with the file."""
     pair = written('opt')
-    model, _, _ = build_filled(pair.cfg, pair.paths['transformers'])
-    mapped = io.read_checkpoint(pair.paths['transformers'])['state_dict']
-    assert len({tensor.untyped_storage().data_ptr() for tensor in mapped.values()}) < len(mapped), 'not mapped'
-    for parameter in model.parameters():
-        assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()
+    for name, file in (('LAVIS', pair.paths['LAVIS']), ('transformers', pair.paths['safetensors'])):
+        model, _, _ = build_filled(pair.cfg, pair.paths[name])
+        assert mapped_from(file, model.parameters()) == 0
+        read = io.read_checkpoint(pair.paths[name])['state_dict']
+        assert mapped_from(file, read.values()) == len(read)
+    assert mapped_from(pair.paths['LAVIS'], io.read_checkpoint(pair.paths['LAVIS'], mapped=False)[
+        'state_dict'].values()) == 0
 
 
 def test_image_token_index_is_carried_for_an_export(written):
@@ -349,7 +364,6 @@ def test_training_starts_from_a_stage_1_file_of_any_format(written, retrieval):
         cfg, notes = parts_from(dict(pair.cfg, allow_random=True), [dict(checkpoint=retrieval.paths[name])])
         assert cfg['vision']['weights'] == retrieval.paths[name] and notes
         assert cfg['language_model'] == pair.cfg['language_model']
-        from mmblip2.registry import MODELS
         model = MODELS.build(cfg)
         report = io.load_partial(model, retrieval.paths[name])
         assert set(report.new) == {'language_projection.weight', 'language_projection.bias'}
@@ -414,7 +428,7 @@ def test_other_size_and_unknown_keys_name_the_format(retrieval, tmp_path):
 
 def test_whole_report_is_logged_by_get_model(retrieval, monkeypatch):
     lines = []
-    monkeypatch.setattr('mmengine.logging.print_log', lambda line, *args, **kwargs: lines.append(line))
+    monkeypatch.setattr('mmblip2.checkpoints.io.say', lambda line, level=None: lines.append(line))
     path = retrieval.paths['mmpretrain']
     get_model(Config(dict(model=dict(retrieval.cfg, vision_norm_eps=1e-6))), pretrained=path, device='cpu')
     matched = len(retrieval.state)
@@ -505,11 +519,12 @@ def test_tool_trains_from_a_folder_and_goes_on(written, data, tmp_path):
     get_model(tmp_path / 'work', device='cpu')
 
 
-def test_tool_names_what_is_wrong_with_a_checkpoint(retrieval, data, tmp_path):
+def test_tool_names_what_is_wrong_with_a_checkpoint(retrieval, data, tmp_path, monkeypatch):
+    monkeypatch.setenv('MMBLIP2_WEIGHTS', '/of my own')
     cfg = dict(model=retrieval.cfg, test_cfg=dict(type='RetrievalTestLoop', k_test=3),
                test_dataloader=data('COCORetrieval', dict(type='CleanCaption'), test_mode=True),
                test_evaluator=dict(type='RetrievalRecall'))
-    with pytest.raises(ConfigError, match='checkpoint nowhere/blip2.pth not found: check the path. Looked in: .*_WEI'):
+    with pytest.raises(ConfigError, match='checkpoint nowhere/blip2.pth not found: check the path. Looked in.*my own'):
         run_tool('test', cfg, tmp_path, 'nowhere/blip2.pth')
     torn = tmp_path / 'torn.pth'
     torn.write_bytes(Path(retrieval.paths['LAVIS']).read_bytes()[:-1000])

@@ -1,4 +1,5 @@
 """Parsing of --cfg-options and the end of a tool."""
+import errno
 import sys
 
 import pytest
@@ -11,8 +12,8 @@ from mmblip2.utils import cli
 @pytest.fixture
 def cfg():
     return Config(dict(
-        prompt='a photo of', load_from=None, flag=True,
-        model=dict(depth=2, vision=dict(width=8, betas=(0.9, 0.98))),
+        prompt='a photo of', load_from=None, flag=True, resume=False,
+        model=dict(depth=2, vision=dict(width=8, betas=(0.9, 0.98)), scales=((1, 2), (3, 4))),
         pipeline=[dict(type='Resize', scale=224), dict(type='PackInputs')]))
 
 
@@ -25,12 +26,19 @@ def cfg():
     ('prompt=None', ['prompt'], None),
     ('load_from=work dirs/a,b.pth', ['load_from'], 'work dirs/a,b.pth'),
     ('flag=false', ['flag'], False),
+    ('resume=true', ['resume'], True),
+    ('resume=work dirs/iter_4.pth', ['resume'], 'work dirs/iter_4.pth'),
     ('model.vision.width=16', ['model', 'vision', 'width'], 16),
     ('model.vision.betas.1=0.999', ['model', 'vision', 'betas'], (0.9, 0.999)),
     ('pipeline.0.scale=384', ['pipeline', 0, 'scale'], 384),
     ('pipeline.1=dict(type="Pack", keys=[1, dict(a=2)])', ['pipeline', 1],
      dict(type='Pack', keys=[1, dict(a=2)])),
     ('+model.new.name=text here', ['model', 'new', 'name'], 'text here'),
+    ('+pipeline.2=dict(type="New")', ['pipeline', 2], dict(type='New')),
+    ('model.scales.1.0=7', ['model', 'scales'], ((1, 2), (7, 4))),
+    ('model.depth="two"', ['model', 'depth'], 'two'),
+    ('prompt=Ünïcode, 图片 = "x"', ['prompt'], 'Ünïcode, 图片 = "x"'),
+    ('model.depth=-3', ['model', 'depth'], -3),
 ])
 def test_option_sets_the_value_as_written(cfg, option, path, value):
     cli.apply_cfg_options(cfg, [option])
@@ -48,6 +56,10 @@ def test_option_sets_the_value_as_written(cfg, option, path, value):
     ('model.depth.x=1', 'model.depth is 2, it has no keys'),
     ('pipeline.5.scale=1', 'pipeline has 2 items, there is no item 5'),
     ('pipeline.first=1', "pipeline is a list of 2: expected a number, got 'first'"),
+    ('model.depth=two', "it is 2 now: expected a number, got the text 'two'; put text into quotes if it is meant"),
+    ('model.vision.betas=[a,b]', "expected ('a', 'b'), got the text '[a,b]'"),
+    ('model.vision=dict(width=1', "expected dict(a=1), got the text 'dict(width=1'"),
+    ('+pipeline.3=dict()', 'pipeline has 2 items, there is no item 3'),
     ('flag=maybe', "expected True or False, got 'maybe'"),
 ])
 def test_bad_option_is_named_with_a_remedy(cfg, option, message):
@@ -78,6 +90,26 @@ def test_error_of_the_user_is_one_message_and_exit_code_two(capsys):
         cli.run(main)
     assert error.value.code == 2
     assert capsys.readouterr().err == 'DataError: image 3 not found\n'
+
+
+def test_the_end_of_another_process_is_one_message(capsys):
+    def main():
+        raise RuntimeError('[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:9: Connection reset by peer. ...')
+
+    with pytest.raises(SystemExit) as error:
+        cli.run(main)
+    assert error.value.code == 1
+    assert capsys.readouterr().err.startswith('stopped: another process of this run has ended, and says why')
+
+
+def test_a_full_disk_is_one_message(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, 'No space left on device', 'scalars.json')
+
+    with pytest.raises(SystemExit) as error:
+        cli.run(main)
+    message = capsys.readouterr().err
+    assert error.value.code == 1 and 'stopped:' in message and "No space left on device: 'scalars.json'" in message
 
 
 def test_importing_cli_imports_no_torch():

@@ -262,10 +262,25 @@ def test_amp_keeps_the_options_of_the_wrapper():
         check.use_amp(cfg)
 
 
+def test_an_error_in_a_config_has_its_line(tmp_path):
+    (tmp_path / 'bad.py').write_text('a = 1\nb = a / 0\n')
+    with pytest.raises(ConfigError, match=r'bad.py cannot be read: ZeroDivisionError: .*bad.py, line 2\)'):
+        check.load_config(tmp_path / 'bad.py')
+
+
+def test_a_work_dir_that_cannot_be_made_is_told_before_the_run(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ConfigError, match='work_dir: .*work cannot be written: .*file is a file; choose another'):
+        check.check_config(Config(toy_config(tmp_path / 'file' / 'work')), training=True)
+
+
 def test_a_backend_without_its_package_is_told_before_the_run(monkeypatch):
     from mmblip2.utils import config_check
     cfg = Config(toy_config('work', visualizer=dict(type='Visualizer', vis_backends=[
         dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])))
+    monkeypatch.setattr(config_check, 'find_spec', lambda name: True)
+    config_check.check_config(cfg)
+    monkeypatch.undo()
     found = config_check.find_spec
     monkeypatch.setattr(config_check, 'find_spec', lambda name: None if name == 'tensorboard' else found(name))
     with pytest.raises(ConfigError, match=r'vis_backends\[1\]: TensorboardVisBackend needs the package tensorboard: '

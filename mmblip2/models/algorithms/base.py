@@ -62,11 +62,16 @@ def fingerprint(module: nn.Module) -> str:
     state = module.state_dict()
     for name, original in _before_resize(module).items():
         state[name] = original.to(state[name].dtype)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(sorted(state.items()))
+
+
+def digest(tensors) -> str:
+    """sha256 (hex) over names, types, shapes and bytes of (name, tensor) pairs, in their order."""
+    result = hashlib.sha256()
+    for name, tensor in tensors:
+        result.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return result.hexdigest()
 
 
 def _before_resize(module):

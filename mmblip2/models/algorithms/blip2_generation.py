@@ -3,6 +3,7 @@
 Shapes: B images, Q queries, D Q-Former width, H language model width.
 """
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ class Blip2Generation(VisionLanguageModel):
         max_text_len (int): Longest text the Q-Former reads, in tokens.
         global_token_mean (bool): Divide the loss by the tokens of all processes; False by the own ones, as LAVIS.
         generation (dict, optional): Arguments of the language model's ``generate``.
+        generation_batch_size (int, optional): Texts that are generated at a time, prompts of alike length together;
+            default: all of a batch. For large batches, in which the questions about an image meet.
         vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer', 'language_model'.
         allow_random (bool): Accept frozen parts with random weights.
@@ -39,8 +42,9 @@ class Blip2Generation(VisionLanguageModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round, or
-            ``generation`` has an unknown setting or one with which code of a model repository would run.
+        ConfigError: If the Q-Former has a text half and no tokenizer was given, or the other way round,
+            ``generation`` has an unknown setting or one with which code of a model repository would run, or
+            ``generation_batch_size`` is no positive number.
     """
 
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
@@ -48,7 +52,8 @@ class Blip2Generation(VisionLanguageModel):
 
     def __init__(self, vision: nn.Module, qformer: QFormer, language_model: LanguageModel, tokenizer=None,
                  max_text_len: int = 32, global_token_mean: bool = True, generation: dict | None = None,
-                 vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', 'language_model'),
+                 generation_batch_size: int | None = None, vision_norm_eps: float = 1e-5,
+                 frozen: Sequence[str] = ('vision', 'language_model'),
                  allow_random: bool = False, vision_cache_gib: float = 0.,
                  data_preprocessor: dict | None = None):
         if qformer.has_text != (tokenizer is not None):
@@ -58,6 +63,8 @@ class Blip2Generation(VisionLanguageModel):
         refuse(generation_problems(generation or {}, language_model.generate), 'generation of the model')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
+        if generation_batch_size is not None and generation_batch_size < 1:
+            raise ConfigError(f'generation_batch_size is {generation_batch_size}, expected a positive number or None')
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
                          vision_cache_gib, data_preprocessor)
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
@@ -66,17 +73,26 @@ class Blip2Generation(VisionLanguageModel):
         self.max_text_len = max_text_len
         self.global_token_mean = global_token_mean
         self.generation = dict(generation or {})
+        self.generation_batch_size = generation_batch_size
         if qformer.has_text:  # only queries leave the Q-Former, so nobody reads the last layer's text rows
             for module in (qformer.layers[-1].text_mlp, qformer.layers[-1].text_norm):
                 module.requires_grad_(False)
 
     def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
-        """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H)."""
-        return self.prefix_of(self.encode_image(images, data_samples),
-                              [sample.get('qformer_text') for sample in data_samples])
+        """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H).
+
+        Outside training an image that several samples share, by their ``img_path``, is encoded once.
+        """
+        texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
+        shared = None if self.training else _shared_rows(data_samples)
+        if shared is None:
+            return self.prefix_of(self.encode_image(images, data_samples), texts)
+        encoded, rows = self.encode_image(images[shared.first]), torch.tensor(shared.of_sample, device=images.device)
+        return self.prefix_of(encoded.rows(rows), texts) if texts else self.prefix_of(encoded, texts)[rows]
 
     def prefix_of(self, encoded: EncodedImages, texts: Sequence[str | None]) -> torch.Tensor:
-        """Encoded images, and a text each if the Q-Former reads text, to the language model's prefix (B, Q, H).
+        """Encoded images, and a text each if the Q-Former reads text, to the language model's prefix (B, Q, H); one
+        image may so be asked several times.
 
         Raises:
             ConfigError: The Q-Former reads text, and there is none for an image.
@@ -122,7 +138,7 @@ class Blip2Generation(VisionLanguageModel):
             ConfigError: The language model returns another number of texts than there are samples.
         """
         settings = {**self.generation, **settings}
-        texts = self.language_model.generate(prefix, list(prompts), **settings)
+        texts = self._in_batches(prefix, list(prompts), settings)
         if len(texts) != len(prompts):
             raise ConfigError(f'{type(self.language_model).__name__}.generate returned {len(texts)} texts for '
                               f'{len(prompts)} samples, expected one a sample: check what it does with generation='
@@ -141,3 +157,32 @@ class Blip2Generation(VisionLanguageModel):
         for sample, text in zip(data_samples, self.generate(prefix, [sample.prompt for sample in data_samples])):
             sample.pred_text = text
         return data_samples
+
+    def _in_batches(self, prefix: torch.Tensor, prompts: list[str], settings: dict) -> list:
+        """Texts of the language model, made for at most ``generation_batch_size`` rows of ``prefix`` at a time."""
+        size = self.generation_batch_size or len(prompts)
+        if size >= len(prompts):
+            return self.language_model.generate(prefix, prompts, **settings)
+        texts: list = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # letters stand for tokens
+        for start in range(0, len(order), size):
+            chosen = order[start:start + size]
+            written = self.language_model.generate(prefix[chosen], [prompts[i] for i in chosen], **settings)
+            for i, text in zip(chosen, written, strict=True):
+                texts[i] = text
+        return texts
+
+
+class _SharedRows(NamedTuple):
+    """``first``: the first sample of each different image; ``of_sample``: for each sample the number of its image."""
+    first: list[int]
+    of_sample: list[int]
+
+
+def _shared_rows(data_samples) -> _SharedRows | None:
+    """Which samples show the same file; None if none do, or if it is not known."""
+    paths = [sample.get('img_path') if sample and not sample.get('augmented') else None for sample in data_samples]
+    number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
+    if None in number or len(number) == len(paths):
+        return None
+    return _SharedRows([paths.index(path) for path in number], [number[path] for path in paths])

@@ -77,6 +77,61 @@ def test_a_wrong_setting_of_the_generation_is_refused_before_any_training(tiny_p
     assert len(model.predict(images, samples)) == 2
 
 
+def questions(count=6, images=2):
+    pixels = torch.randn(images, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    asked = ['a red', 'two', 'what color is the star above', 'there are', 'green', 'a blue square is']
+    samples = [DataSample(prompt=asked[i], qformer_text=asked[i], img_path=f'{i % images}.jpg') for i in range(count)]
+    return pixels[torch.arange(count) % images], samples
+
+
+@pytest.mark.parametrize('reads_text', [False, True])
+def test_an_image_that_samples_share_is_encoded_once(tiny_parts, reads_text, monkeypatch):
+    tiny_parts['qformer']['init_std'] = 0.5
+    model = build(tiny_parts, reads_text, generation=dict(max_new_tokens=4)).eval()
+    images, samples = questions()
+    seen = []
+    forward = type(model.vision).forward
+    monkeypatch.setattr(type(model.vision), 'forward', lambda self, x: seen.append(len(x)) or forward(self, x))
+    shared = model.visual_prefix(images, samples)
+    assert seen == [2]
+    alone = torch.cat([model.visual_prefix(images[i:i + 1], samples[i:i + 1]) for i in range(6)])
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=0)
+    assert (shared[0] - shared[1]).abs().max() > 1e-2, 'another image, the same prefix'
+    model.train()
+    assert len(model.visual_prefix(images, samples)) == 6 and seen[-1] == 6, 'in training images are augmented'
+
+
+def test_images_of_unknown_or_augmented_files_are_never_shared(tiny_parts):
+    tiny_parts['qformer']['init_std'] = 0.5
+    model = build(tiny_parts).eval()
+    images, samples = questions(2)
+    for fields in (dict(), dict(img_path='0.jpg', augmented='RandomFlip')):
+        for sample in samples:
+            sample.pop('img_path', None)
+            for key, value in fields.items():
+                setattr(sample, key, value)
+        prefix = model.visual_prefix(images, samples)
+        assert (prefix[0] - prefix[1]).abs().max() > 1e-2
+
+
+def test_prompts_of_alike_length_are_generated_together(tiny_parts, monkeypatch):
+    model = build(tiny_parts, generation=dict(max_new_tokens=4), generation_batch_size=2).eval()
+    images, samples = questions()
+    calls = []
+
+    def generate(prefix, prompts, **settings):
+        calls.append(prompts)
+        return [f'{prompt}|{float(row.sum()):.4f}' for prompt, row in zip(prompts, prefix)]
+
+    monkeypatch.setattr(model.language_model, 'generate', generate)
+    prefix = model.visual_prefix(images, samples)
+    texts = [sample.pred_text for sample in model.predict(images, samples)]
+    assert texts == [f'{sample.prompt}|{float(row.sum()):.4f}' for sample, row in zip(samples, prefix.detach())]
+    assert [[len(prompt) for prompt in call] for call in calls] == [[3, 5], [5, 9], [16, 28]]
+    with pytest.raises(ConfigError, match='generation_batch_size is 0'):
+        build(tiny_parts, generation_batch_size=0)
+
+
 @pytest.mark.parametrize('wrong, message', [
     (dict(num_return_sequences=3), 'num_return_sequences=3, but a sample gets one text: leave it out'),
     (dict(return_dict_in_generate=True), 'return_dict_in_generate is set, but generate returns texts alone')])
