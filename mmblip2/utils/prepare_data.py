@@ -163,7 +163,7 @@ def _images(part, files, folders, target, subset):
     archive, folder = files.get(part.archive), folders.get(part.inside)
     if target.is_symlink() and not target.exists():
         return 'wrong', f'it is a link to {os.readlink(target)}, which is not there: mend or remove the link'
-    if not target.exists() and archive is None and folder is not None:
+    if not target.exists() and archive is None and folder is not None and _sizes(folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(folder.resolve())
     sizes = _sizes(target)

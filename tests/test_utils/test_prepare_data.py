@@ -126,6 +126,9 @@ def test_a_folder_with_a_common_name_is_taken_only_where_it_was_meant(tmp_path):
     part = Images(None, 'images', 'images', None, 'URL')
     assert prepared([part], other.parents[1], tmp_path / 'out')[0][0] == 'missing'
     assert prepared([part], other.parent, tmp_path / 'out')[0][0] == 'ok'
+    (tmp_path / 'other' / 'images').mkdir(parents=True)  # without an image it is something else
+    assert prepared([part], tmp_path / 'other', tmp_path / 'new')[0][0] == 'missing'
+    assert not (tmp_path / 'new').exists()
 
 
 def test_source_and_output_may_be_one_folder(source):
