@@ -183,7 +183,28 @@ class Blip2Representation(VisionLanguageModel):
         Returns:
             torch.Tensor: float32 (N,).
         """
-        return self.itm_head(self.qformer.forward_joint(image_kv, *text))[:, 1].float()
+        return self.score_started(image_kv, *self.start_text(text), text.mask)
+
+    @torch.no_grad()
+    def start_text(self, text: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What of :meth:`score_pairs` does not depend on the image: queries (N, Q, D) and text (N, T, D)."""
+        return self.qformer.start_joint(*text)
+
+    @torch.no_grad()
+    def score_started(self, image_kv, queries: torch.Tensor, text: torch.Tensor,
+                      text_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """ITM logit of 'matches', from what :meth:`start_text` gave.
+
+        Args:
+            image_kv: Keys and values of N images, or of one image for all N texts.
+            queries: (N, Q, D).
+            text: (N, T, D).
+            text_mask: (N, T), nonzero at real tokens; None: all are.
+
+        Returns:
+            torch.Tensor: float32 (N,).
+        """
+        return self.itm_head(self.qformer.finish_joint(image_kv, queries, text, text_mask))[:, 1].float()
 
 
 def _stable_hash(image_id) -> int:
