@@ -255,7 +255,7 @@ class _RetrievalLoop(BaseLoop):
         scores = {i: done[i] for i, rows in wanted.items() if i in done and torch.equal(done[i][0].long(), rows)}
         todo = [i for i in wanted if i not in scores]
         other = [[i] for i in todo if i not in patches]  # finished once, but with other candidates
-        for (i, ), data in zip(other, self._loader(other)):
+        for (i, ), data in zip(other, self._loader(other) if other else ()):
             patches[i] = model.encode_image(model.data_preprocessor(data, False)['images']).patches
         starts = _TextStarts(self, texts, [wanted[i] for i in todo], shelf)
         bar = self._progress(sum(len(wanted[i]) for i in todo), 're-rank, pair')
