@@ -42,6 +42,17 @@ def test_one_to_four_processes_give_the_same_metrics_and_the_same_bytes(evaluate
         assert len({row['pred_text'] for row in rows}) > 1, 'a constant answer would be equal anyway'
 
 
+@pytest.mark.dist
+@pytest.mark.parametrize('killed', [1, 2])
+def test_after_a_killed_process_another_number_of_processes_ends_with_the_same_bytes(evaluated, killed):
+    again, one = evaluated / f'killed_{killed}', evaluated / 'retrieval_1'
+    for file in ('metrics.json', 'predictions/retrieval.json'):
+        assert (again / file).read_bytes() == (one / file).read_bytes()
+    assert not (again / 'retrieval_blocks').exists()
+    log = ''.join(path.read_text() for path in again.glob('*/*.log'))
+    assert 'of 10 images are re-ranked already' in log and ' 0 of 10 images' not in log
+
+
 def torchrun(config, work_dir, restarts=0):
     """Start a training on two processes."""
     return subprocess.Popen(

@@ -1,8 +1,11 @@
 """Tests tiny models on one to four processes: python eval_run.py FOLDER.
 
-Writes FOLDER/<task>_<processes>/: metrics.json, dump.json and the predictions.
+Writes FOLDER/<task>_<processes>/: metrics.json, dump.json and the predictions. Of retrieval evaluations with a killed
+process FOLDER/killed_<processes>/: metrics.json and the predictions after a second start with another number.
 """
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import mmblip2.evaluation
 import mmblip2.models  # noqa: F401
 from mmblip2.checkpoints import io
 from mmblip2.engine import Runner
+from mmblip2.engine.evaluation_blocks import Blocks
 from mmblip2.registry import MODELS
 
 IMAGE = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
@@ -60,7 +64,8 @@ def configs(folder):
                        tokenizer=tokenizer),
             dataset=dict(type='COCORetrieval', ann_file='val.json', **files,
                          pipeline=IMAGE + [dict(type='CleanCaption')] + PACK),
-            test_cfg=dict(type='RetrievalTestLoop', k_test=3, text_batch_size=4), metric=dict(type='RetrievalRecall')),
+            test_cfg=dict(type='RetrievalTestLoop', k_test=3, text_batch_size=4, block_size=1),
+            metric=dict(type='RetrievalRecall')),
         caption=dict(
             model=dict(generation, qformer={key: value for key, value in qformer.items() if key != 'vocab_size'}),
             dataset=dict(type='COCOCaption', ann_file='val.json', **files,
@@ -73,9 +78,22 @@ def configs(folder):
             test_cfg=dict(type='TestLoop'), metric=dict(type='VQAMetric')))
 
 
-def test(rank, folder, task, world):
-    """One process of a test."""
-    parts, work_dir = configs(folder)[task], folder / f'{task}_{world}'
+def die_after_a_part():
+    """Kill this process after it has written its first part with scores of pairs."""
+    write = Blocks.write
+
+    def write_and_die(self, name, content):
+        write(self, name, content)
+        if name.startswith('pairs'):
+            os.kill(os.getpid(), signal.SIGKILL)
+    Blocks.write = write_and_die
+
+
+def test(rank, folder, task, world, name=None, dies=False):
+    """One process of a test; the last one may die."""
+    parts, work_dir = configs(folder)[task], folder / (name or f'{task}_{world}')
+    if dies and rank == world - 1:
+        die_after_a_part()
     metrics = [parts['metric']]
     if task != 'retrieval':  # its loop writes its predictions itself
         metrics.insert(0, dict(type='DumpPredictions', out_path=str(work_dir / 'dump.json')))
@@ -103,6 +121,11 @@ def main():
     for world in (1, 2, 3, 4):
         for task in configs(folder):
             assert not any(finish(fork(world, test, folder, task, world))), (task, world)
+    for world, later in ((1, 3), (2, 1)):
+        name = f'killed_{world}'
+        assert any(finish(fork(world, test, folder, 'retrieval', world, name, True)))
+        assert list((folder / name).glob('retrieval_blocks/*/pairs*')) and not (folder / name / 'predictions').exists()
+        assert not any(finish(fork(later, test, folder, 'retrieval', later, name)))
 
 
 if __name__ == '__main__':
