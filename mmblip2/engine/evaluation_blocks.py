@@ -1,10 +1,11 @@
 """What a long evaluation keeps while it runs: finished parts on disk, and large tensors within a bound of memory."""
 import errno
 import hashlib
+import math
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -90,11 +91,15 @@ class Shelf:
         self.folder = folder
         self.in_memory = self.in_files = 0
 
-    def takes(self, size: int) -> bool:
-        """Count ``size`` bytes as kept in memory, if there is room."""
+    def _takes(self, size):
         fits = self.in_memory + size <= self.room
         self.in_memory += size * fits
+        self.in_files += size * (not fits)
         return fits
+
+    def _file(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(dir=self.folder)
 
     def put(self, tensor: torch.Tensor) -> torch.Tensor:
         """A CPU tensor with the same content, for reading.
@@ -102,19 +107,33 @@ class Shelf:
         Raises:
             ConfigError: The disk is full.
         """
-        size = tensor.numel() * tensor.element_size()
-        if self.takes(size):
+        if self._takes(tensor.numel() * tensor.element_size()):
             return tensor
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._disk_full_named(), self._file() as file:
+            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+            file.flush()
+            kept = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        return kept.view(tensor.shape)
+
+    def empty(self, shape, dtype: torch.dtype) -> torch.Tensor:
+        """A CPU tensor to be filled.
+
+        Raises:
+            ConfigError: The disk is full.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if self._takes(size):
+            return torch.empty(shape, dtype=dtype)
+        with self._disk_full_named(), self._file() as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, a crash later
+            return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+
+    @contextmanager
+    def _disk_full_named(self):
         try:
-            with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-                file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-                file.flush()
-                kept = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
+            yield
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise ConfigError(f'no room in {self.folder} for patch features beyond memory_gib '
+            raise ConfigError(f'no room in {self.folder} for what an evaluation keeps beyond memory_gib '
                               f'({self.room / 2**30:g}): free some, or raise memory_gib') from error
-        self.in_files += size
-        return kept.view(tensor.shape)

@@ -4,6 +4,7 @@ The loop schedules and gathers; scores come from the model, recall from ``evalua
 Shapes: I images, N texts, Q queries, C contrastive width, k re-ranked candidates.
 """
 import json
+import math
 import os
 import resource
 import time
@@ -56,16 +57,16 @@ class _RetrievalLoop(BaseLoop):
         autocast (str, optional): 'auto', 'bfloat16', 'float16' or 'float32'; None: as ``optim_wrapper`` says.
         out_file (str, optional): Where the five best of every query are written, before scoring. Defaults to
             ``<work_dir>/predictions/retrieval.json``.
-        memory_gib (float): Memory of a process for what is kept of images and texts, in GiB: at most half of it for
-            the texts, which are else computed again for every image; patch features beyond it lie in files in
-            ``work_dir`` while the evaluation runs.
+        memory_gib (float): Memory of a process for what is kept of images and texts, in GiB; what exceeds it lies in
+            nameless files in ``work_dir`` while the evaluation runs. What exceeds four times as much of the texts is
+            not kept but computed again for every image.
         block_size (int): Images that are re-ranked between two writes of finished scores; 0 writes no parts.
     """
 
     split = ''
 
     def __init__(self, runner, dataloader, evaluator=None, k_test: int = 128, text_batch_size: int = 256,
-                 autocast: str | None = None, out_file: str | None = None, memory_gib: float = 8.,
+                 autocast: str | None = None, out_file: str | None = None, memory_gib: float = 2.,
                  block_size: int = 16):
         for name, value, least in (('k_test', k_test, 0), ('text_batch_size', text_batch_size, 1),
                                    ('block_size', block_size, 0)):
@@ -370,7 +371,7 @@ class _RetrievalLoop(BaseLoop):
 
 
 class _TextStarts:
-    """What the Q-Former computes of a text before it reads an image: kept for all wanted texts if there is room.
+    """What the Q-Former computes of a text before it reads an image: kept for all wanted texts unless it is too large.
 
     Texts are computed in batches that depend on nothing but the texts, so that every process gets the same values.
     """
@@ -384,23 +385,31 @@ class _TextStarts:
         used = torch.zeros(len(self.lengths), dtype=torch.bool)
         for rows in wanted:
             used[rows] = True
-        if not used.any():
+        if used.any():
+            self._keep([rows for rows in self.lengths.argsort(stable=True).split(loop.text_batch_size)
+                        if used[rows].any()], shelf)
+
+    def _keep(self, batches, shelf):
+        queries, text = self._start(batches[0])
+        shapes = (len(self.lengths), *queries.shape[1:]), (int(self.lengths.sum()), text.size(2))
+        size = sum(math.prod(shape) for shape in shapes) * queries.element_size()
+        device = queries.device
+        if device.type == 'cuda' and 2 * size < torch.cuda.mem_get_info(device)[0]:
+            self.queries, self.text = (queries.new_empty(shape) for shape in shapes)
+        elif size <= 4 * shelf.room:
+            self.queries, self.text = (shelf.empty(shape, queries.dtype) for shape in shapes)
+        if self.queries is None or self.text is None:
             return
-        batches = [rows for rows in self.lengths.argsort(stable=True).split(loop.text_batch_size) if used[rows].any()]
-        for number, rows in enumerate(batches):
-            queries, text = loop._model.start_text(loop._trim(texts, rows))  # (B, Q, D), (B, T, D)
-            if number == 0:
-                row_size = queries[0, 0].numel() * queries.element_size()
-                size = row_size * (queries.size(1) * len(self.lengths) + int(self.lengths.sum()))
-                if size > shelf.room / 2 or not shelf.takes(size):
-                    return
-                all_queries = queries.new_empty(len(self.lengths), *queries.shape[1:])
-                all_text = queries.new_empty(int(self.lengths.sum()), text.size(2))
-            all_queries[rows] = queries
-            real = texts.mask[rows][:, :text.size(1)].bool()
-            places = self.offsets[rows][:, None] + torch.arange(text.size(1))
-            all_text[places[real]] = text[real]
-        self.queries, self.text = all_queries, all_text
+        for rows in batches:
+            queries, text = self._start(rows)
+            real = self.texts.mask[rows][:, :text.size(1)].bool()
+            places = (self.offsets[rows][:, None] + torch.arange(text.size(1)))[real]
+            self.queries[rows.to(self.queries.device)] = queries.to(self.queries.device)
+            self.text[places.to(self.text.device)] = text[real.to(device)].to(self.text.device)
+
+    def _start(self, rows):
+        """Queries (B, Q, D) and text (B, T, D)."""
+        return self.loop._model.start_text(self.loop._trim(self.texts, rows))
 
     def rows(self, rows):
         """Queries (B, Q, D), text (B, T, D) and mask (B, T), or None where no text is padded, of some texts."""
@@ -410,9 +419,10 @@ class _TextStarts:
         mask = torch.arange(longest) < lengths[:, None]
         on_device = None if mask.all() else mask.to(device)
         if self.queries is None or self.text is None:
-            return *self.loop._model.start_text(self.loop._trim(self.texts, rows)), on_device
+            return *self._start(rows), on_device
         places = (self.offsets[rows][:, None] + torch.arange(longest)).where(mask, self.offsets[rows][:, None])
-        return self.queries[rows.to(device)], self.text[places.to(device)], on_device
+        kept = self.queries.device
+        return self.queries[rows.to(kept)].to(device), self.text[places.to(kept)].to(device), on_device
 
 
 def _alike(lengths: torch.Tensor, most: int) -> list[torch.Tensor]:
@@ -469,6 +479,7 @@ def _duration(seconds: float) -> str:
 
 
 def _peak_gib() -> float:
+    """Of this process, so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -47,6 +47,9 @@ def test_what_exceeds_the_memory_lies_in_nameless_files(tmp_path, dtype):
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(kept, tensors))
     assert (shelf.in_memory, shelf.in_files) == (2 * size, size)
     assert kept[1] is tensors[1] and kept[2] is not tensors[2]
+    empty = shelf.empty((2, 5), dtype)
+    empty[1] = 3
+    assert empty.sum() >= 15 and empty.dtype == dtype and shelf.in_files > size
     assert not list((tmp_path / 'work').iterdir()), 'nothing stays behind, even after a kill'
 
 
@@ -54,8 +57,12 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     def full(**kwargs):
         raise OSError(errno.ENOSPC, 'No space left on device')
     monkeypatch.setattr('mmblip2.engine.evaluation_blocks.tempfile.NamedTemporaryFile', full)
-    with pytest.raises(ConfigError, match=r'no room in .* for patch features beyond memory_gib \(0\): free some, or'):
+    with pytest.raises(ConfigError, match=r'no room in .* for what an evaluation keeps beyond memory_gib \(0\): free'):
         Shelf(0, tmp_path).put(torch.zeros(1))
+    monkeypatch.undo()
+    monkeypatch.setattr('mmblip2.engine.evaluation_blocks.os.posix_fallocate', lambda *args: full())
+    with pytest.raises(ConfigError, match='no room in'):
+        Shelf(0, tmp_path).empty((1, ), torch.float32)
 
 
 def test_digests_tell_facts_apart(tmp_path):

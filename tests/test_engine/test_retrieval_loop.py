@@ -1,5 +1,8 @@
 """The two-pass retrieval evaluation on a tiny model and eight images with one to three captions."""
+import gc
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -206,6 +209,30 @@ def test_parts_with_other_candidates_are_computed_again(runner, tmp_path, cut):
     assert ours['i2t'][image]['top'][0][1] == pytest.approx(theirs['i2t'][image]['top'][0][1], abs=1e-5)
 
 
+def test_after_a_killed_loader_worker_nothing_is_lost(runner, tmp_path, monkeypatch):
+    loop, main = runner.test_loop, os.getpid()
+    loop.run()
+    whole = written(tmp_path)
+    loop.dataloader.num_workers, loop.dataloader.multiprocessing_context = 1, 'fork'
+    kind = type(loop.dataloader.dataset)
+    get = kind.__getitem__
+
+    def die(dataset, index):
+        if index == 6 and os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return get(dataset, index)
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, '__getitem__', die)
+        with pytest.raises(Exception, match='DataLoader worker .*(killed|exited)'):
+            loop.run()
+    gc.collect()  # torch's handler goes on raising while the iterator with the dead worker lives
+    assert 'start it again in the same way' in log_of(tmp_path)
+    loop.dataloader.multiprocessing_context, loop.dataloader.num_workers = None, 0
+    calls = Counted(monkeypatch, runner.model, 'text_features')
+    loop.run()
+    assert calls.calls == 0 and written(tmp_path) == whole
+
+
 @pytest.mark.parametrize('options', [dict(block_size=1), dict(block_size=3), dict(block_size=0)])
 def test_the_block_size_changes_no_bit(runner, tmp_path, options):
     loop = runner.test_loop
@@ -233,7 +260,7 @@ def test_memory_and_remaining_time_are_reported(runner, tmp_path, monkeypatch):
     runner.test_loop.run()
     log = log_of(tmp_path)
     assert 'pairs are re-ranked' in log and ' s left' in log
-    assert log.count('encode images, batch') == 3 and 're-rank, pair 4 of ' in log
+    assert log.count('encode images, batch') == 3 and log.count('re-rank, pair') > 8
     assert 'memory: 0.00 GiB of memory_gib=0 kept' in log and 'peak of the process' in log
 
 

@@ -18,10 +18,10 @@ times at the size of COCO's test split: 5,000 images, 25,010 captions, k = 128.
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -59,6 +59,10 @@ def parse_args(argv=None):
                            help=f'share of the pairs that both directions want; default {BOTH}, see the report')
     retrieval.add_argument('--ann-file', help='captions (COCO JSON) whose lengths are used, instead of built-in ones')
     retrieval.add_argument('--tokenizer', help='BERT folder for --ann-file')
+    retrieval.add_argument('--kept', type=int, default=1000, help='images whose patches are kept while the peak memory '
+                           'is measured')
+    retrieval.add_argument('--memory-gib', type=float, default=0.4, help='memory_gib of our way then (the default of '
+                           '2 for 5,000 images)')
     retrieval.add_argument('--only', choices=['ours', 'theirs'], help='run one way once and print its peak memory')
     retrieval.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
     for kind in (vqa, retrieval):
@@ -319,12 +323,18 @@ def retrieval_ways(args, device, dtype):
         loop.text_batch_size, loop.block_size = args.rows, 0
         return loop
 
+    others = []  # patches of images that are not scored
+    shelf = Shelf(args.memory_gib * 2**30, Path(tempfile.gettempdir()))
+    for _ in range(args.kept if args.only else 0):
+        patch = torch.full((1, *patches.shape[1:]), 0.5, dtype=dtype if args.only == 'ours' else torch.float32)
+        others.append(shelf.put(patch) if args.only == 'ours' else patch)
+
     @torch.no_grad()
     def ours():
         kept = dict(enumerate(patches.to(dtype).split(1)))
         wanted = {image: torch.arange(args.texts) for image in range(args.images)}
         with autocast_context(precision):
-            found = evaluation_loop()._rerank(wanted, {}, kept, texts, Shelf(2**33, Path('.')), Blocks(None))
+            found = evaluation_loop()._rerank(wanted, {}, kept, texts, Shelf(2**31, Path()), Blocks(None))
         return torch.stack([found[image][1] for image in range(args.images)])
 
     @torch.no_grad()
@@ -336,10 +346,15 @@ def retrieval_ways(args, device, dtype):
                 logits[rows[:, 0], rows[:, 1]] = score_as_lavis(model, patches[rows[:, 0]].to(device), text).cpu()
         return logits
 
-    return {'ours': ours, 'theirs': theirs}, len(asked)
+    return {'ours': ours, 'theirs': theirs}, len(asked), others
 
 
 def peak_mib():
+    """Of this process; ``ru_maxrss`` would begin with that of its parent."""
+    status = Path('/proc/self/status')
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM')) / 1024
+    import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -351,14 +366,14 @@ def child_peaks(argv):
 
 def run_retrieval(args, device, dtype, argv):
     import torch
-    ways, asked = retrieval_ways(args, device, dtype)
+    before = peak_mib()
+    peaks = None if args.only else child_peaks(argv)
+    ways, asked, kept = retrieval_ways(args, device, dtype)
     if args.only:
-        before = peak_mib()
         ways[args.only]()
         gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else 0.
-        print(json.dumps(dict(before=before, peak=peak_mib(), gpu=gpu)))
+        print(json.dumps(dict(before=before, peak=peak_mib(), gpu=gpu, images=len(kept))))
         return None
-    peaks = child_peaks(argv)
     scores = {}
     flops = {name: operations(lambda name=name: scores.update({name: ways[name]()})) for name in ways}
     clock = time.process_time if args.cpu_time else time.perf_counter
@@ -382,12 +397,12 @@ def run_retrieval(args, device, dtype, argv):
     print(f'ratio {result["ratio_a_pair"]:.2f} where no pair is wanted twice; largest difference of the scores '
           f'{difference:.1e}')
     for way, peak in peaks.items():
-        print(f'peak memory {way}: {peak["peak"]:.0f} MiB, {peak["peak"] - peak["before"]:.0f} of them beyond what '
-              'torch, the model and the patches take' + (f'; GPU {peak["gpu"]:.0f} MiB' if peak['gpu'] else ''))
-    print(f'peak memory, ours of theirs: {result["peak_ratio"]:.2f}')
+        print(f'peak memory {way}: {peak["peak"]:.0f} MiB ({peak["before"]:.0f} of them Python and torch), with the '
+              f'patches of {peak["images"]} images' + (f'; GPU {peak["gpu"]:.0f} MiB' if peak['gpu'] else ''))
+    print(f'peak memory, ours of theirs: {result["peak_ratio"]:.2f} (memory_gib={args.memory_gib:g})')
     print(f'COCO, {COCO["images"]} images, {COCO["texts"]} captions, k = {COCO["k"]}: '
           f'ours {coco["ours"] / 3600:.1f} h, theirs {coco["theirs"] / 3600:.1f} h')
-    print(f'there, theirs keeps {result["coco_patches_gib"]:.1f} GiB of patches in memory, ours what memory_gib allows')
+    print(f'there, theirs keeps {result["coco_patches_gib"]:.1f} GiB of patches in memory, ours 2 unless set')
     return result
 
 
