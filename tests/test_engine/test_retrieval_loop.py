@@ -1,8 +1,5 @@
 """The two-pass retrieval evaluation on a tiny model and eight images with one to three captions."""
-import gc
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -209,30 +206,6 @@ def test_parts_with_other_candidates_are_computed_again(runner, tmp_path, cut):
     assert ours['i2t'][image]['top'][0][1] == pytest.approx(theirs['i2t'][image]['top'][0][1], abs=1e-5)
 
 
-def test_after_a_killed_loader_worker_nothing_is_lost(runner, tmp_path, monkeypatch):
-    loop, main = runner.test_loop, os.getpid()
-    loop.run()
-    whole = written(tmp_path)
-    loop.dataloader.num_workers, loop.dataloader.multiprocessing_context = 1, 'fork'
-    kind = type(loop.dataloader.dataset)
-    get = kind.__getitem__
-
-    def die(dataset, index):
-        if index == 6 and os.getpid() != main:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return get(dataset, index)
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, '__getitem__', die)
-        with pytest.raises(Exception, match='DataLoader worker .*(killed|exited)'):
-            loop.run()
-    gc.collect()  # torch's handler goes on raising while the iterator with the dead worker lives
-    assert 'start it again in the same way' in log_of(tmp_path)
-    loop.dataloader.multiprocessing_context, loop.dataloader.num_workers = None, 0
-    calls = Counted(monkeypatch, runner.model, 'text_features')
-    loop.run()
-    assert calls.calls == 0 and written(tmp_path) == whole
-
-
 @pytest.mark.parametrize('options', [dict(block_size=1), dict(block_size=3), dict(block_size=0)])
 def test_the_block_size_changes_no_bit(runner, tmp_path, options):
     loop = runner.test_loop
@@ -252,6 +225,21 @@ def test_batches_and_memory_change_no_score(runner):
         for ours, expected in zip(loop.score(), before):
             torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     assert (before[1] > -100).sum() == 8 * 3 and (before[2] > -100).sum() == 15 * 3
+
+
+@torch.no_grad()
+def test_what_is_shared_is_computed_once(runner, monkeypatch):
+    """A pair for both directions, a text for all images, an image's keys and values for all texts."""
+    model, pairs, texts = runner.model, [], []
+    score, start = model.score_started, model.start_text
+    monkeypatch.setattr(model, 'score_started', lambda kv, queries, *rest: pairs.append(len(queries)) or score(
+        kv, queries, *rest))
+    monkeypatch.setattr(model, 'start_text', lambda text: texts.append(len(text.mask)) or start(text))
+    images = Counted(monkeypatch, model.qformer, 'project_image')
+    _, i2t, t2i = runner.test_loop.score()
+    assert sum(pairs) == ((i2t > -100) | (t2i.T > -100)).sum() < (i2t > -100).sum() + (t2i > -100).sum()
+    assert images.calls == 3 + 8, 'three batches are encoded, eight images re-ranked'
+    assert sum(texts) == 15 + 4, 'the first batch of four tells the shapes'
 
 
 def test_memory_and_remaining_time_are_reported(runner, tmp_path, monkeypatch):

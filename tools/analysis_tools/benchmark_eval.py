@@ -59,9 +59,9 @@ def parse_args(argv=None):
                            help=f'share of the pairs that both directions want; default {BOTH}, see the report')
     retrieval.add_argument('--ann-file', help='captions (COCO JSON) whose lengths are used, instead of built-in ones')
     retrieval.add_argument('--tokenizer', help='BERT folder for --ann-file')
-    retrieval.add_argument('--kept', type=int, default=1000, help='images whose patches are kept while the peak memory '
+    retrieval.add_argument('--kept', type=int, default=2000, help='images whose patches are kept while the peak memory '
                            'is measured')
-    retrieval.add_argument('--memory-gib', type=float, default=0.4, help='memory_gib of our way then (the default of '
+    retrieval.add_argument('--memory-gib', type=float, default=0.8, help='memory_gib of our way then (the default of '
                            '2 for 5,000 images)')
     retrieval.add_argument('--only', choices=['ours', 'theirs'], help='run one way once and print its peak memory')
     retrieval.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
