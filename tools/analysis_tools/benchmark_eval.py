@@ -51,7 +51,7 @@ def parse_args(argv=None):
     vqa.add_argument('--new-tokens', type=int, default=5, help='tokens of an answer')
     vqa.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
     retrieval = kinds.add_parser('retrieval', help='re-ranking of image-text pairs')
-    retrieval.add_argument('--images', type=int, default=4, help='images')
+    retrieval.add_argument('--images', type=int, default=6, help='images')
     retrieval.add_argument('--texts', type=int, default=128, help='texts, all of them scored with every image')
     retrieval.add_argument('--patches', type=int, default=257, help='257: 224 px, 677: 364 px')
     retrieval.add_argument('--rows', type=int, default=128, help='pairs a batch: all of the other way, most of ours')
