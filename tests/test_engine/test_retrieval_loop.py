@@ -1,5 +1,6 @@
 """The two-pass retrieval evaluation on a tiny model and eight images with one to three captions."""
 import json
+import os
 
 import pytest
 import torch
@@ -172,11 +173,15 @@ def test_finished_parts_of_other_weights_data_or_settings_are_not_used(runner, t
     loop.k_test = 3
     assert loop._blocks().folder == folder
     image = tmp_path / '7.png'
-    pixels = image.read_bytes()
+    pixels, facts = image.read_bytes(), image.stat()
     image.write_bytes(pixels + b'other')
     assert loop._blocks().folder != folder
+    image.write_bytes(pixels)
+    os.utime(image, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert loop._blocks().folder == folder
     with torch.no_grad():
         runner.model.itm_head.classifier.bias += 1
+    assert loop._blocks().folder != folder
     loop.run()
     assert counted.calls == 8 and written(tmp_path) != whole
     assert folder.is_dir(), 'they may belong to an evaluation that still runs'
