@@ -58,6 +58,8 @@ ANSWERS = {
     'blip2-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
     'blip2-flan-t5xxl_8xb16_vqa': (VQA, SHORT, None, 224),
     'blip2-vit-l-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
+    **{f'blip2-opt2.7b_8xb16_{name}': (VQA, LONG, None, 224) for name in ('okvqa', 'aokvqa', 'gqa')},
+    'blip2-opt2.7b_8xb32_caption-nocaps': (CAPTION, A_PHOTO, None, 364),
     'instructblip-vicuna7b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
     'instructblip-vicuna13b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
     'instructblip-flan-t5xl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
