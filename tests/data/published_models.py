@@ -53,9 +53,9 @@ def published(root, patch):
     from mmblip2.utils import config_check
     from mmblip2.utils.shrink import shrink
     recipe_files.write_data(root)
-    _write_more_data(root / 'data')
     (root / 'photos').mkdir()
     shutil.copy(tiny.write_photos(root / 'photos')[0], root / 'photo.jpg')
+    _write_textvqa(root / 'data' / 'textvqa', root / 'photo.jpg')
     bert, language = recipe_files.write_tokenizers(root)
     for name in ('configs', 'tools', 'demo', 'model-index.yml'):
         (root / name).symlink_to(ROOT / name)
@@ -90,22 +90,13 @@ def published(root, patch):
     yield looked_for
 
 
-def _write_more_data(data):
-    """One sample each in the official layouts that no config reads."""
-    files = {
-        'nocaps/annotations/nocaps_val_4500_captions.json': dict(
-            images=[dict(id=1, file_name='1.jpg', domain='in-domain')],
-            annotations=[dict(id=1, image_id=1, caption='two green stars')]),
-        'gqa/annotations/testdev_balanced_questions.json': {
-            '7': dict(imageId='1', question='Is it red?', answer='no', types=dict(structural='verify'))},
-        'textvqa/annotations/TextVQA_0.5.1_val.json': dict(data=[
-            dict(question_id=1, image_id='1', question='what does it say?', answers=['stop'] * 10)])}
-    for name, content in files.items():
-        images = data / name.split('/')[0] / ('train_images' if 'TextVQA' in name else 'images')
-        images.mkdir(parents=True)
-        shutil.copy(data / 'flickr30k' / '1.jpg', images / '1.jpg')
-        (data / name).parent.mkdir()
-        (data / name).write_text(json.dumps(content))
+def _write_textvqa(folder, photo):
+    """One question of TextVQA as published, which no config reads."""
+    for name in ('annotations', 'train_images'):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(photo, folder / 'train_images' / '1.jpg')
+    (folder / 'annotations' / 'TextVQA_0.5.1_val.json').write_text(json.dumps(dict(data=[
+        dict(question_id=1, image_id='1', question='what does it say?', answers=['stop'] * 10)])))
 
 
 def _write_files(folder, index):
