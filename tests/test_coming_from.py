@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / 'tests' / 'data'))
 from published_models import HUB, published  # noqa: E402
 
+from mmblip2.errors import CheckpointError, ConfigError  # noqa: E402
+
 PAGE = (ROOT / 'docs' / 'coming_from.md').read_text(encoding='utf-8')
 # LAVIS's model zoo as far as it is BLIP-2 or InstructBLIP: class, and type to file.
 STAGE_1 = dict(pretrain='blip2_pretrained.pth', pretrain_vitL='blip2_pretrained_vitL.pth',
@@ -299,3 +301,38 @@ def test_the_commands_of_the_other_page_run(world):
     for state in states:
         assert torch.equal(state['qformer.queries'], theirs.query_tokens)
         assert torch.equal(state['itc_head.temperature'], states[0]['itc_head.temperature'])
+
+
+def test_the_files_that_the_page_names_are_enough_offline(world):
+    """Vision encoder, language model and BERT of the configs are found by their last names."""
+    import copy
+
+    from mmblip2 import get_model, inference_model
+    said = re.search(r'^Offline, (.*?)\n\n', INFERENCE, re.M | re.S)[1]
+    files = ('opt-2.7b/', 'bert-base-uncased/', 'eva_vit_g.pth')
+    assert all(f'`{name}`' in said for name in files)
+    before = get_model('blip2-opt2.7b_stage2')
+    for name, reads in (('blip2-opt2.7b_stage2', ('opt-2.7b/', 'eva_vit_g.pth')),
+                        ('blip2_vit-g_stage1', ('bert-base-uncased/', 'eva_vit_g.pth'))):
+        model = get_model(name)
+        cfg, weights = copy.deepcopy(model._config), Path('weights')
+        cfg.model.update(allow_random=False, vision=dict(weights='data/pretrained/eva_vit_g.pth'))
+        torch.save(before.vision.state_dict(), weights / 'eva_vit_g.pth')
+        if 'language_model' in cfg.model:
+            before.language_model.model.save_pretrained(weights / 'opt-2.7b')
+            before.language_model.tokenizer.save_pretrained(weights / 'opt-2.7b')
+            cfg.model.language_model = dict(type='CausalLM', model='facebook/opt-2.7b', dtype='float32')
+        else:
+            model.tokenizer.tokenizer.save_pretrained(weights / 'bert-base-uncased')
+            cfg.model.tokenizer.path = 'data/pretrained/bert-base-uncased'
+        built = get_model(cfg, pretrained=model._metainfo['Weights'])
+        assert all(torch.equal(a, b) for a, b in zip(before.vision.state_dict().values(),
+                                                     built.vision.state_dict().values()))
+        if 'language_model' in cfg.model:
+            assert inference_model(built, 'photo.jpg') == inference_model(before, 'photo.jpg')
+        for file in reads:
+            path = weights / file
+            path.rename('away')
+            with pytest.raises((CheckpointError, ConfigError), match=re.escape(path.name)):
+                get_model(cfg, pretrained=model._metainfo['Weights'])
+            Path('away').rename(path)
