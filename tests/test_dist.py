@@ -56,7 +56,7 @@ def test_after_a_killed_process_another_number_of_processes_ends_with_the_same_b
 
 @pytest.mark.dist
 def test_a_killed_loader_worker_is_named_and_nothing_is_lost(evaluated):
-    assert re.search('DataLoader worker .*(killed by signal|exited)', (evaluated / 'killed_worker.txt').read_text())
+    assert re.search('DataLoader worker .*(killed|exited)', (evaluated / 'killed_worker.txt').read_text())
     again, one = evaluated / 'killed_worker', evaluated / 'retrieval_1'
     for file in ('metrics.json', 'predictions/retrieval.json'):
         assert (again / file).read_bytes() == (one / file).read_bytes()

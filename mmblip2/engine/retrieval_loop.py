@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -320,15 +321,25 @@ class _RetrievalLoop(BaseLoop):
     def _batch_size(self):
         return getattr(self.dataloader.batch_sampler, 'batch_size', 1)
 
-    def _loader(self, batches):
-        """The data loader, for these batches only."""
+    def _loader(self, batches) -> Iterator:
+        """Batches of the data loader, these ones only.
+
+        Raises:
+            RuntimeError: A worker was killed; torch says so, unless the worker was just handing over a batch.
+        """
         old = self.dataloader
         loader = DataLoader(old.dataset, batch_sampler=batches, collate_fn=old.collate_fn, num_workers=old.num_workers,
                             pin_memory=old.pin_memory, worker_init_fn=old.worker_init_fn, timeout=old.timeout,
                             prefetch_factor=old.prefetch_factor, multiprocessing_context=old.multiprocessing_context)
         if old.num_workers:
             outlasts_term(loader)
-        return loader
+        try:
+            yield from loader
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not old.num_workers or str(error).startswith('Caught '):  # what a transform raised in a worker
+                raise
+            raise RuntimeError(f'a DataLoader worker exited or was killed ({type(error).__name__}: {error}): is there '
+                               'enough memory, also shared memory (/dev/shm), for num_workers?') from error
 
     def _device(self):
         return next(self.runner.model.parameters()).device
