@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -138,6 +139,7 @@ def main():
         for task in configs(folder):
             assert not any(finish(fork(world, test, folder, task, world))), (task, world)
     assert any(finish(fork(1, test, folder, 'retrieval', 1, 'killed_worker', True, 1)))
+    time.sleep(1.1)  # logs are named by the second
     assert not any(finish(fork(1, test, folder, 'retrieval', 1, 'killed_worker', False, 1)))
     for world, later in ((1, 3), (2, 1)):
         name = f'killed_{world}'
