@@ -98,6 +98,13 @@ class TextInferencer(BaseInferencer):
             value = generation.get(name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 problems.setdefault(name, f'{name}={value!r}: expected an integer from 1')
+        if generation.get('max_length') is not None:
+            problems['max_length'] = 'max_length is called max_new_tokens here, and does not count image and prompt'
+        shortest, longest = merged.get('min_new_tokens') or 0, merged.get('max_new_tokens')
+        if not problems and longest is not None and shortest > longest:
+            if generation.get('min_new_tokens') is not None:
+                problems['min_new_tokens'] = f'min_new_tokens={shortest} is more than max_new_tokens={longest}'
+            merged['min_new_tokens'] = longest  # the config's, of which the caller need not know
         refuse(problems, 'generation')
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ConfigError(f'num_captions is the number of texts an image, 1 or more, got {count!r}')
@@ -119,8 +126,9 @@ class TextInferencer(BaseInferencer):
             indices: Place of each row in the call, for its random numbers.
             seed: See the class.
         """
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
-            raise ConfigError(f'seed is an integer from 0, got {seed!r}')
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)
+                                 or not 0 <= seed < 2**63):
+            raise ConfigError(f'seed is an integer from 0, below 2**63, got {seed!r}')
         try:
             if seed is None or not settings.get('do_sample'):
                 return self.model.generate(prefix, prompts, **settings)

@@ -49,8 +49,10 @@ def test_prompt_is_that_of_the_config_unless_one_is_given(caption, tiny_generato
                                                    reads_text=True))
     assert prompts(reader, images(1)) == [('x', 'y')]
     assert prompts(reader, images(1), prompt='describe it') == [('describe it', 'describe it')]
-    with pytest.raises(ConfigError, match=r"prompt is one text for all images, got \['a', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"prompt is one text for all images, got \['a', 'b'\]$"):
         caption(images(2), prompt=['a', 'b'])
+    with pytest.raises(ConfigError, match='got True; write return_datasamples=, it is not the second argument here'):
+        caption(images(1), True)  # as mmpretrain takes it
 
 
 def test_a_model_that_answers_questions_captions_with_a_prompt(tiny_generator):
@@ -109,6 +111,9 @@ def test_settings_of_a_call_replace_those_of_the_config(tiny_generator):
     caption = ImageCaptionInferencer(model)
     assert caption.settings({}) == dict(num_beams=2, max_new_tokens=6)
     assert caption.settings(dict(do_sample=True)) == dict(num_beams=1, max_new_tokens=6, do_sample=True)
+    model.generation['min_new_tokens'] = 4
+    assert caption.settings(dict(max_new_tokens=3)) == dict(num_beams=2, max_new_tokens=3, min_new_tokens=3)
+    model.generation.pop('min_new_tokens')
     assert caption.settings({}, count=4) == dict(num_beams=4, max_new_tokens=6, num_return_sequences=4)
     given = []
     model.language_model.generate = lambda prefix, prompts, **settings: given.append(settings) or ['a'] * len(prompts)
@@ -123,7 +128,10 @@ def test_settings_of_a_call_replace_those_of_the_config(tiny_generator):
     (dict(do_sample=True, top_p=1.5), 'top_p=1.5: expected a number above 0, at most 1'),
     (dict(num_beam=3), "generate has no setting 'num_beam'.*num_beams"),
     (dict(custom_generate='folder'), 'would run code'),
-    (dict(do_sample=True, seed=-1), 'seed is an integer from 0, got -1'),
+    (dict(do_sample=True, seed=-1), r'seed is an integer from 0, below 2\*\*63, got -1'),
+    (dict(do_sample=True, seed=2**63), r'seed is an integer from 0, below 2\*\*63, got 9223372036854775808'),
+    (dict(max_length=30), 'max_length is called max_new_tokens here, and does not count image and prompt'),
+    (dict(min_new_tokens=7), 'min_new_tokens=7 is more than max_new_tokens=6'),
     (dict(num_beams=0), 'num_beams=0: expected an integer from 1'),
     (dict(max_new_tokens=2.5), 'max_new_tokens=2.5: expected an integer from 1'),
     (dict(repetition_penalty=-1.), 'transformers refuses to generate with .*repetition_penalty'),
