@@ -82,6 +82,14 @@ def test_more_captions_than_beams_are_refused(caption):
         caption(images(1), num_return_sequences=2)
 
 
+def test_a_file_that_changes_between_two_of_a_batch_is_two_images(caption, tmp_path):
+    def frames():
+        for image in images():
+            image.save(tmp_path / 'frame.png')
+            yield tmp_path / 'frame.png'
+    assert texts(caption(frames(), batch_size=3)) == texts(caption(images()))
+
+
 def test_a_seed_fixes_the_text_whatever_the_batch_size_and_touches_no_other_random_numbers(caption):
     sample = dict(do_sample=True, top_p=0.95, temperature=1.5)
     first = texts(caption(images(), seed=1, **sample))
