@@ -52,8 +52,8 @@ class BaseInferencer:
         **kwargs: More for ``get_model``.
 
     Raises:
-        ConfigError: The model is built already and other arguments are given; it has no config or no weights; it has a
-            T5 in float16.
+        ConfigError: The model is built already and other arguments are given; it has no config or no weights; it was
+            cast as a whole, or has a T5 in float16.
     """
 
     def __init__(self, model, pretrained: Any = True, device: str | None = None, **kwargs):
@@ -67,6 +67,11 @@ class BaseInferencer:
 
     def _check_dtype(self):
         from mmblip2.models import Seq2SeqLM
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != torch.float32 and not name.startswith(('vision.', 'language_model.')):
+                raise ConfigError(f'{name} is {parameter.dtype}, but all outside the vision encoder and the language '
+                                  "model is computed in float32: instead of model.half() or alike call get_model(..., "
+                                  "dtype='float16')")
         language_model = getattr(self.model, 'language_model', None)
         if isinstance(language_model, Seq2SeqLM) and next(language_model.parameters()).dtype == torch.float16:
             raise ConfigError("the language model is a T5 in float16, in which it overflows: use dtype='bfloat16' or "

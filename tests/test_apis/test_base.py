@@ -54,6 +54,12 @@ def test_a_model_without_weights_is_refused(sizes):
         Sizes(copy.deepcopy(sizes.model).to('meta'))
 
 
+@pytest.mark.parametrize('cast', ['half', 'bfloat16', 'double'])
+def test_a_model_that_was_cast_as_a_whole_is_refused(sizes, cast):
+    with pytest.raises(ConfigError, match=r'is torch.*, but all outside .* instead of model.half\(\) or alike call'):
+        Sizes(getattr(copy.deepcopy(sizes.model), cast)())
+
+
 def test_a_picture_of_a_narrow_strip_is_not_enlarged_beyond_reason(sizes):
     assert base.shrink(Image.new('1', (5000, 1)), 100).size == (10000, 2)
     assert base.shrink(Image.new('1', (20000, 1)), 100).size == (20000, 1)
