@@ -1,4 +1,6 @@
 """ImageCaptionInferencer: whose caption is whose, prompts, and how text is searched or sampled."""
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,17 @@ def test_a_seed_fixes_the_text_whatever_the_batch_size_and_touches_no_other_rand
     assert len({tuple(found) for found in unseeded}) > 1
     torch.manual_seed(0)
     assert texts(caption(images(), **sample)) == unseeded[0]
+
+
+def test_a_seed_fixes_the_text_whatever_other_threads_do(caption):
+    def sample(seed):
+        return texts(caption(images(), do_sample=True, top_p=0.95, max_new_tokens=10, progress=False, seed=seed))
+    seeds = [0, 1, 2, None] * 3
+    alone = [sample(seed) for seed in seeds]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(sample, seeds))
+    assert [found for seed, found in zip(seeds, together) if seed is not None] == [
+        found for seed, found in zip(seeds, alone) if seed is not None]
 
 
 def test_sampling_narrowed_to_the_best_token_is_greedy_search(caption):
