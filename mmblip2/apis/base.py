@@ -133,12 +133,12 @@ class BaseInferencer:
             dict: ``images`` (B, 3, H, W) float32, normalised; ``data_samples``.
         """
         from mmengine.dataset import Compose, pseudo_collate
-        from mmengine.registry import DefaultScope
 
         from mmblip2 import datasets  # noqa: F401 (registers the transforms)
+        from mmblip2.registry import our_scope
         steps = self.pipeline_steps() if steps is None else steps
         if repr(steps) not in self._pipelines:
-            with DefaultScope.overwrite_default_scope('mmblip2'):
+            with our_scope():
                 self._pipelines[repr(steps)] = Compose(steps)
         pipeline = self._pipelines[repr(steps)]
         packed = [pipeline({key: value for key, value in row.items() if key != 'source'}) for row in rows]

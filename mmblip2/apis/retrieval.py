@@ -230,14 +230,13 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
     def _loader(self, prototype, batch_size):
         """(DataLoader, its transforms) of a data set; (None, the model's transforms) of plain images."""
         from mmengine.dataset import BaseDataset, pseudo_collate
-        from mmengine.registry import DefaultScope
         from torch.utils.data import DataLoader
 
-        from mmblip2.registry import DATASETS
+        from mmblip2.registry import DATASETS, our_scope
         if isinstance(prototype, dict):
             config = dict(dict(pipeline=image_steps(self), test_mode=True), **prototype)
             try:
-                with DefaultScope.overwrite_default_scope('mmblip2'):
+                with our_scope():
                     prototype = DATASETS.build(config)
             except (KeyError, TypeError) as error:  # mmengine's, of a wrong type or argument
                 raise ConfigError(f'the data set that prototype describes cannot be built: {first_lines(error)}'
@@ -256,10 +255,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def _preprocessing(self, steps) -> list:
         """What becomes of the pixels."""
-        from mmengine.registry import DefaultScope
-
-        from mmblip2.registry import TRANSFORMS
-        with DefaultScope.overwrite_default_scope('mmblip2'):
+        from mmblip2.registry import TRANSFORMS, our_scope
+        with our_scope():
             steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in steps]
         ours = self.model.data_preprocessor
         return [gallery.description(steps), ours.mean.flatten().tolist(), ours.std.flatten().tolist()]
