@@ -35,13 +35,17 @@ RECIPES = {
 }
 # How answers are generated: (beams, fewest and most new tokens, length penalty, repetition penalty), prompt, what the
 # Q-Former reads, image size. Captions: LAVIS's evaluation and, zero-shot, mmpretrain's. VQA: the paper's beams, and its
-# length penalty and LAVIS's 10 tokens of zero-shot VQA for the fine-tuned, too. InstructBLIP: defaults of LAVIS's
-# classes. At least one token is what generating does anyhow.
+# length penalty and LAVIS's 10 tokens of zero-shot VQA for the fine-tuned, too. Stage 2 and InstructBLIP: defaults of
+# LAVIS's classes. At least one token is what generating does anyhow.
 CAPTION, VQA, INSTRUCT = (5, 8, 30, 1., 1.), (5, 1, 10, -1., 1.), (5, 1, 256, 1., 1.5)
 A_PHOTO, LONG, SHORT = 'a photo of', 'Question: {} Answer:', 'Question: {} Short answer:'
 INSTRUCTION = 'A short image description.'
 DEFAULTS = dict(num_beams=1, min_new_tokens=1, max_new_tokens=30, length_penalty=1., repetition_penalty=1.)
 ANSWERS = {
+    'blip2-opt2.7b_stage2': ((5, 1, 30, 1., 1.), '', None, 224),
+    'blip2-opt6.7b_stage2': ((5, 1, 30, 1., 1.), '', None, 224),
+    'blip2-flan-t5xl_stage2': ((5, 1, 30, 1., 1.), '', None, 224),
+    'blip2-flan-t5xxl_stage2': ((5, 1, 30, 1., 1.), '', None, 224),
     'blip2-opt2.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
     'blip2-opt6.7b_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
     'blip2-flan-t5xl_16xb16_caption-coco': (CAPTION, A_PHOTO, None, 364),
@@ -54,6 +58,8 @@ ANSWERS = {
     'blip2-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
     'blip2-flan-t5xxl_8xb16_vqa': (VQA, SHORT, None, 224),
     'blip2-vit-l-flan-t5xl_8xb16_vqa': (VQA, SHORT, None, 224),
+    **{f'blip2-opt2.7b_8xb16_{name}': (VQA, LONG, None, 224) for name in ('okvqa', 'aokvqa', 'gqa')},
+    'blip2-opt2.7b_8xb32_caption-nocaps': (CAPTION, A_PHOTO, None, 364),
     'instructblip-vicuna7b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
     'instructblip-vicuna13b_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
     'instructblip-flan-t5xl_8xb16_caption-flickr30k': (INSTRUCT, INSTRUCTION, INSTRUCTION, 224),
@@ -205,6 +211,8 @@ def test_answers_are_asked_for_and_generated_as_published(path):
             continue
         dataset = cfg[f'{split}_dataloader'].dataset
         for source in dataset.get('datasets', [dataset]):
+            if any(step.type == 'PrefixSplit' for step in source.pipeline):
+                continue  # each caption is its own prompt
             asked, = (step for step in source.pipeline if step.type in ('CaptionPrompt', 'VQAPrompt'))
             said = asked.get('template') if asked.type == 'VQAPrompt' else asked.get('prompt')
             assert (said, asked.get('qformer_text')) == (prompt, qformer_text), split

@@ -1,6 +1,7 @@
 """The number of processes changes no result."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,6 +41,27 @@ def test_one_to_four_processes_give_the_same_metrics_and_the_same_bytes(evaluate
         rows = json.loads((one / file).read_text())
         assert [row['sample_idx'] for row in rows] == list(range(dict(caption=10, vqa=23)[task]))
         assert len({row['pred_text'] for row in rows}) > 1, 'a constant answer would be equal anyway'
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize('killed', [1, 2])
+def test_after_a_killed_process_another_number_of_processes_ends_with_the_same_bytes(evaluated, killed):
+    again, one = evaluated / f'killed_{killed}', evaluated / 'retrieval_1'
+    for file in ('metrics.json', 'predictions/retrieval.json'):
+        assert (again / file).read_bytes() == (one / file).read_bytes()
+    assert not (again / 'retrieval_blocks').exists()
+    log = ''.join(path.read_text() for path in again.glob('*/*.log'))
+    assert 'of 10 images are re-ranked already' in log and ' 0 of 10 images' not in log
+
+
+@pytest.mark.dist
+def test_a_killed_loader_worker_is_named_and_nothing_is_lost(evaluated):
+    assert re.search('DataLoader worker .*(killed by signal|exited)', (evaluated / 'killed_worker.txt').read_text())
+    again, one = evaluated / 'killed_worker', evaluated / 'retrieval_1'
+    for file in ('metrics.json', 'predictions/retrieval.json'):
+        assert (again / file).read_bytes() == (one / file).read_bytes()
+    first, second = (path.read_text() for path in sorted(again.glob('*/*.log')))
+    assert 'start it again in the same way' in first and 'finished parts found' in second
 
 
 def torchrun(config, work_dir, restarts=0):

@@ -232,23 +232,29 @@ def metrics_are_whole(metrics, cfg, split, dataset):
     elif kind == 'PatchAccuracy':
         expected, file = {'vision/patch_accuracy'}, None
     else:
-        assert kind == 'VQAMetric', f'say which keys {kind} has'
-        types = {dataset.get_data_info(i).get('answer_type') for i in range(len(dataset))} - {None}
-        expected = {'vqa/accuracy', *(f'vqa/{name.replace("/", "_")}' for name in types)} if types else set()
-        assert types in (set(), {'yes/no', 'number', 'other'})
-        file = 'vqa.json'
+        prefix = dict(VQAMetric='vqa', GQAMetric='gqa', AOKVQAMetric='aokvqa')[kind]  # say which keys another one has
+        rows = [dataset.get_data_info(i) for i in range(len(dataset))]
+        answered = any('gt_answer' in row for row in rows)
+        expected = {f'{prefix}/accuracy'} if answered else set()
+        expected |= {f'{prefix}/{row["answer_type"].replace("/", "_")}' for row in rows if 'answer_type' in row}
+        expected |= {f'{prefix}/question_type/{row["question_type"]}' for row in rows if 'question_type' in row}
+        assert len(expected) != 1 or kind == 'AOKVQAMetric', 'the others have types'
+        file = f'{prefix}.json'
     assert set(metrics) == expected
     assert all(math.isfinite(value) and 0 <= value <= 1000 for value in metrics.values())
     assert len(dataset) > 2
     if file:
         rows = json.loads(Path(cfg.work_dir, 'predictions', file).read_text())
-        assert len(rows['images'] if isinstance(rows, dict) else rows) == len(dataset)
+        assert len(rows.get('images', rows) if isinstance(rows, dict) else rows) == len(dataset)
 
 
 @pytest.mark.parametrize('name, prompt, qformer_text', [
     ('blip2-opt2.7b_8xb32_caption', 'a photo of', None),
     ('blip2-opt2.7b_8xb16_vqa', 'Question: what color is the star? Answer:', None),
     ('blip2-flan-t5xl_8xb16_vqa', 'Question: what color is the star? Short answer:', None),
+    *((f'blip2-opt2.7b_8xb16_{name}', 'Question: what color is the star? Answer:', None)
+      for name in ('okvqa', 'aokvqa', 'gqa')),
+    ('blip2-opt2.7b_8xb32_caption-nocaps', 'a photo of', None),
     ('blip2-opt2.7b_16xb16_caption-coco', 'a photo of', None),
     ('blip2-opt6.7b_16xb16_caption-coco', 'a photo of', None),
     ('blip2-flan-t5xl_16xb16_caption-coco', 'a photo of', None),

@@ -1,8 +1,11 @@
 """Tests tiny models on one to four processes: python eval_run.py FOLDER.
 
-Writes FOLDER/<task>_<processes>/: metrics.json, dump.json and the predictions.
+Writes FOLDER/<task>_<processes>/: metrics.json, dump.json and the predictions. Of retrieval evaluations with a killed
+process FOLDER/killed_<processes>/: metrics.json and the predictions after a second start with another number.
 """
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,7 +18,9 @@ import mmblip2.datasets
 import mmblip2.evaluation
 import mmblip2.models  # noqa: F401
 from mmblip2.checkpoints import io
+from mmblip2.datasets import COCORetrieval
 from mmblip2.engine import Runner
+from mmblip2.engine.evaluation_blocks import Blocks
 from mmblip2.registry import MODELS
 
 IMAGE = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
@@ -60,7 +65,8 @@ def configs(folder):
                        tokenizer=tokenizer),
             dataset=dict(type='COCORetrieval', ann_file='val.json', **files,
                          pipeline=IMAGE + [dict(type='CleanCaption')] + PACK),
-            test_cfg=dict(type='RetrievalTestLoop', k_test=3, text_batch_size=4), metric=dict(type='RetrievalRecall')),
+            test_cfg=dict(type='RetrievalTestLoop', k_test=3, text_batch_size=4, block_size=1),
+            metric=dict(type='RetrievalRecall')),
         caption=dict(
             model=dict(generation, qformer={key: value for key, value in qformer.items() if key != 'vocab_size'}),
             dataset=dict(type='COCOCaption', ann_file='val.json', **files,
@@ -73,19 +79,47 @@ def configs(folder):
             test_cfg=dict(type='TestLoop'), metric=dict(type='VQAMetric')))
 
 
-def test(rank, folder, task, world):
-    """One process of a test."""
-    parts, work_dir = configs(folder)[task], folder / f'{task}_{world}'
+def die_after_a_part():
+    """Kill this process after it has written its first part with scores of pairs."""
+    write = Blocks.write
+
+    def write_and_die(self, name, content):
+        write(self, name, content)
+        if name.startswith('pairs'):
+            os.kill(os.getpid(), signal.SIGKILL)
+    Blocks.write = write_and_die
+
+
+def workers_die():
+    """Kill the worker of the data loader that reads image 6."""
+    read, main = COCORetrieval.__getitem__, os.getpid()
+
+    def read_or_die(self, index):
+        if index == 6 and os.getpid() != main:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+    COCORetrieval.__getitem__ = read_or_die
+
+
+def test(rank, folder, task, world, name=None, dies=False, workers=0):
+    """One process of a test; the last one may die, or the workers of its data loader."""
+    parts, work_dir = configs(folder)[task], folder / (name or f'{task}_{world}')
+    if dies and rank == world - 1:
+        workers_die() if workers else die_after_a_part()
     metrics = [parts['metric']]
     if task != 'retrieval':  # its loop writes its predictions itself
         metrics.insert(0, dict(type='DumpPredictions', out_path=str(work_dir / 'dump.json')))
     runner = Runner.from_cfg(Config(dict(
         default_scope='mmblip2', work_dir=str(work_dir), launcher='pytorch' if world > 1 else 'none',
         model=parts['model'], load_from=str(folder / f'{task}.pth'), test_cfg=parts['test_cfg'],
-        test_dataloader=dict(batch_size=2, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+        test_dataloader=dict(batch_size=2, num_workers=workers, collate_fn=dict(type='pseudo_collate'),
                              sampler=dict(type='DefaultSampler', shuffle=False), dataset=parts['dataset']),
         test_evaluator=metrics, randomness=dict(seed=1))))
-    result = runner.test()
+    try:
+        result = runner.test()
+    except RuntimeError as error:
+        (folder / f'{work_dir.name}.txt').write_text(str(error))
+        raise
     if rank == 0:
         (work_dir / 'metrics.json').write_text(json.dumps(result, sort_keys=True))
 
@@ -103,6 +137,13 @@ def main():
     for world in (1, 2, 3, 4):
         for task in configs(folder):
             assert not any(finish(fork(world, test, folder, task, world))), (task, world)
+    assert any(finish(fork(1, test, folder, 'retrieval', 1, 'killed_worker', True, 1)))
+    assert not any(finish(fork(1, test, folder, 'retrieval', 1, 'killed_worker', False, 1)))
+    for world, later in ((1, 3), (2, 1)):
+        name = f'killed_{world}'
+        assert any(finish(fork(world, test, folder, 'retrieval', world, name, True)))
+        assert list((folder / name).glob('retrieval_blocks/*/pairs*')) and not (folder / name / 'predictions').exists()
+        assert not any(finish(fork(later, test, folder, 'retrieval', later, name)))
 
 
 if __name__ == '__main__':

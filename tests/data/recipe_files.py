@@ -23,11 +23,12 @@ def load_tool(name):
 
 
 def write_data(root):
-    """Fill ``root / 'data'``: a training epoch has eight samples or no end, an evaluation five (VQAv2: three)."""
+    """Fill ``root / 'data'``: a training epoch has eight samples or no end, an evaluation five (VQA, NoCaps: three)."""
     writer = _Writer(root / 'data')
     writer.karpathy_coco()
     writer.official_coco()
     writer.vqa()
+    writer.benchmarks()
     writer.flickr()
     writer.web()
     load_tool('make_shapes').main(
@@ -116,9 +117,40 @@ class _Writer:
         self.write('visual_genome/annotations/vg_qa.json', [
             dict(image=name, question=QUESTIONS[1][0], answer='three', dataset='vg') for name in genome])
 
+    def benchmarks(self):
+        """OK-VQA and A-OKVQA on images of COCO, GQA, NoCaps: as published."""
+        rows = [dict(question_id=10 * (i + 1), image_id=i + 1, question=question)
+                for i, (question, _, _) in enumerate(QUESTIONS)]
+        folder = 'okvqa/annotations'
+        self.write(f'{folder}/OpenEnded_mscoco_val2014_questions.json', dict(questions=rows))
+        self.write(f'{folder}/mscoco_val2014_annotations.json', dict(annotations=[
+            dict(row, answer_type='other', question_type=kind, answers=[
+                dict(answer=answer, raw_answer=answer, answer_confidence='yes', answer_id=k + 1)
+                for k, answer in enumerate(answers)])
+            for row, kind, (_, _, answers) in zip(rows, ('one', 'two', 'two'), QUESTIONS)]))
+        self.write('aokvqa/annotations/aokvqa_v1p0_val.json', [
+            dict(row, split='val', question_id=f'q{row["question_id"]}', choices=['a', 'b', 'c', 'd'],
+                 correct_choice_idx=0, direct_answers=answers, difficult_direct_answer=difficult, rationales=[])
+            for row, (_, _, answers), difficult in zip([*rows, dict(rows[0], question_id=99)],
+                                                       [*QUESTIONS, QUESTIONS[0]], [False] * 3 + [True])])
+        names = self.images('gqa/images', 'n{}.jpg', 3)
+        self.write('gqa/annotations/testdev_balanced_questions.json', {
+            str(i): dict(imageId=Path(name).stem, question=question, answer=answers[0], fullAnswer='It is so.',
+                         isBalanced=True, types=dict(structural=kind, semantic='attr', detailed='color'))
+            for i, (name, (question, _, answers), kind) in enumerate(
+                zip(names, QUESTIONS, ('query', 'query', 'verify')))})
+        names = self.images('nocaps/val', '{:016x}.jpg', 3)
+        self.write('nocaps/annotations/nocaps_val_4500_captions.json', dict(
+            info={}, licenses=[],
+            images=[dict(id=i, file_name=name, open_images_id=Path(name).stem, domain=domain, license=0, height=20,
+                         width=24, coco_url=f'https://nocaps.s3.amazonaws.com/val/{name}')
+                    for i, (name, domain) in enumerate(zip(names, ('in-domain', 'near-domain', 'out-domain')))],
+            annotations=[dict(id=3 * i + k, image_id=i, caption=caption)
+                         for i in range(3) for k, caption in enumerate(CAPTIONS)]))
+
     def flickr(self):
         """Flickr30k's test list as LAVIS's, and Flickr8k as prepare_flickr8k.py leaves it."""
-        names = self.images('flickr30k', '{}.jpg', 5)
+        names = self.images('flickr30k', 'flickr30k-images/{}.jpg', 5)
         self.write('flickr30k/annotations/flickr30k_test.json', [dict(image=name, caption=CAPTIONS) for name in names])
         for split, number in (('train', 4), ('val', 5)):
             names = self.images('flickr8k', f'images/{split}' + '{}_ab.jpg', number)

@@ -1,16 +1,27 @@
 """Speed of an evaluation against the way LAVIS and mmpretrain do it, in one run, on random weights.
 
     python tools/analysis_tools/benchmark_eval.py vqa
+    python tools/analysis_tools/benchmark_eval.py retrieval --patches 677
 
 ``vqa``: questions about shared images. The other way: a pass of the vision encoder and the Q-Former for every question.
 Same weights, same number of questions a batch, same greedy search; the two take turns. Prints seconds, the ratio of the
 medians, whether the answers agree, floating-point operations and the share of the machine's measured matrix rate.
+
+``retrieval``: ITM re-ranking with the Q-Former of BLIP-2 (12 layers, width 768, patches 1408 wide), by the code of the
+retrieval loop. The other way is our own writing of the arithmetic of LAVIS and mmpretrain: every pair computes the
+cross-attention keys and values of its image, whose patches are repeated for the rows of a batch; texts are padded to 35
+tokens; all rows go through all layers; what both directions want is computed twice. Both ways use torch's
+``scaled_dot_product_attention``, the same precision and at most the same rows a batch. Every image is scored with every
+text. Prints also the largest difference of the scores, the peak memory of each way in a process of its own, and both
+times at the size of COCO's test split: 5,000 images, 25,010 captions, k = 128.
 """
 import argparse
 import json
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,6 +30,15 @@ from mmblip2.utils import cli
 
 QUESTIONS = ['what color is the bus?', 'how many people are in the picture?', 'is it raining?',
              'what is the man in the middle holding in his hand?', 'where was this photo taken?']
+
+# Lengths in WordPiece tokens ([CLS] and [SEP] included; BERT's uncased vocabulary) of the 795 captions of 159 images of
+# COCO val2017, cleaned as for retrieval: tokens to captions.
+LENGTHS = {9: 2, 10: 82, 11: 150, 12: 149, 13: 129, 14: 91, 15: 66, 16: 42, 17: 35, 18: 14, 19: 9, 20: 6, 21: 6, 22: 4,
+           23: 3, 24: 1, 25: 3, 28: 2, 31: 1}
+PADDED = 35  # tokens of every text in LAVIS
+# Flickr8k val, ITC of configs/flickr8k/stage1.py, k = 26 of 1,000 images (as 128 of 5,000): 25,705 of 130,295 pairs
+BOTH = 0.197
+COCO = dict(images=5000, texts=25010, k=128)
 
 
 def parse_args(argv=None):
@@ -30,12 +50,34 @@ def parse_args(argv=None):
     vqa.add_argument('--batch-size', type=int, default=20, help='questions a batch, both ways')
     vqa.add_argument('--new-tokens', type=int, default=5, help='tokens of an answer')
     vqa.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
-    for kind in (vqa, ):
+    retrieval = kinds.add_parser('retrieval', help='re-ranking of image-text pairs')
+    retrieval.add_argument('--images', type=int, default=6, help='images')
+    retrieval.add_argument('--texts', type=int, default=128, help='texts, all of them scored with every image')
+    retrieval.add_argument('--patches', type=int, default=257, help='257: 224 px, 677: 364 px')
+    retrieval.add_argument('--rows', type=int, default=128, help='pairs a batch: all of the other way, most of ours')
+    retrieval.add_argument('--both', type=float, default=BOTH, metavar='SHARE',
+                           help=f'share of the pairs that both directions want; default {BOTH}, see the report')
+    retrieval.add_argument('--ann-file', help='captions (COCO JSON) whose lengths are used, instead of built-in ones')
+    retrieval.add_argument('--tokenizer', help='BERT folder for --ann-file')
+    retrieval.add_argument('--kept', type=int, default=2000, help='images whose patches are kept while the peak memory '
+                           'is measured')
+    retrieval.add_argument('--memory-gib', type=float, default=0.8, help='memory_gib of our way then (the default of '
+                           '2 for 5,000 images)')
+    retrieval.add_argument('--only', choices=['ours', 'theirs'], help='run one way once and print its peak memory')
+    retrieval.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
+    for kind in (vqa, retrieval):
+        kind.add_argument('--cpu-time', action='store_true', help='count the time of the processors that this process '
+                          'used instead of the clock: for a machine that does other work')
         kind.add_argument('--repeats', type=int, default=5, help='turns of each way')
         kind.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32', help='bfloat16: autocast')
         kind.add_argument('--device', help='default: the GPU if there is one')
         kind.add_argument('--out', help='JSON file for the figures')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.kind == 'retrieval' and bool(args.ann_file) != bool(args.tokenizer):
+        parser.error('--ann-file and --tokenizer go together')
+    if args.kind == 'retrieval' and min(args.images, args.texts, args.patches, args.rows) < 1:
+        parser.error('--images, --texts, --patches and --rows are at least 1')
+    return args
 
 
 def machine(device):
@@ -51,43 +93,44 @@ def machine(device):
     return f'{name}, {torch.get_num_threads()} threads, torch {torch.__version__}'
 
 
-def synchronised(device):
+def synchronised(device, clock=time.perf_counter):
     """Seconds, after the device has done all its work."""
     import torch
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return clock()
 
 
-def matrix_rate(device, dtype):
+def matrix_rate(device, dtype, clock=time.perf_counter):
     """Measured floating-point operations a second of one large matrix product, the best of five."""
     import torch
     size = 8192 if device.type == 'cuda' else 1536
     left = torch.randn(size, size, device=device, dtype=dtype)
     times = []
     for _ in range(5):
-        start = synchronised(device)
+        start = synchronised(device, clock)
         left @ left
-        times.append(synchronised(device) - start)
+        times.append(synchronised(device, clock) - start)
     return 2 * size**3 / min(times)
 
 
-def take_turns(ways, repeats, device):
+def take_turns(ways, repeats, device, clock=time.perf_counter, warm_up=True):
     """Seconds of each way, run in turn after one run of each that does not count.
 
     Args:
         ways (dict[str, callable]): Name to work.
+        warm_up (bool): False where each has run before.
 
     Returns:
         dict[str, list[float]]: Name to seconds.
     """
     seconds = {name: [] for name in ways}
-    for turn in range(repeats + 1):
+    for turn in range(-warm_up, repeats):
         for name, work in ways.items():
-            start = synchronised(device)
+            start = synchronised(device, clock)
             work()
-            if turn:
-                seconds[name].append(synchronised(device) - start)
+            if turn >= 0:
+                seconds[name].append(synchronised(device, clock) - start)
     return seconds
 
 
@@ -185,10 +228,11 @@ def run_vqa(args, device, dtype):
 
     ways = {'an image once': lambda: answer('an image once', True),
             'a pass a question': lambda: answer('a pass a question', False)}
-    seconds = take_turns(ways, args.repeats, device)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    seconds = take_turns(ways, args.repeats, device, clock)
     same = sum(a == b for a, b in zip(*answers.values()))
     flops = {name: operations(work) for name, work in ways.items()}
-    result = summary(seconds, flops, matrix_rate(device, dtype), device)
+    result = summary(seconds, flops, matrix_rate(device, dtype, clock), device)
     result.update(questions=len(asked), images=args.images, same_answers=same, different_answers=len(set(
         answers['an image once'])))
     print(f'VQA, {args.images} images, {args.questions} questions each, {args.batch_size} a batch, '
@@ -198,12 +242,184 @@ def run_vqa(args, device, dtype):
     return result
 
 
+def caption_lengths(args):
+    """Tokens of ``args.texts`` captions, drawn from those of ``--ann-file`` or from the built-in histogram, and where
+    they are from."""
+    import torch
+    counts = LENGTHS
+    source = 'of 795 captions of COCO val2017'
+    if args.ann_file:
+        from mmblip2.datasets.caption_file import read_captions
+        from mmblip2.datasets.transforms.text import clean_caption
+        from mmblip2.models.tokenizers import BertTokenizer
+        captions = [clean_caption(text) for image in read_captions(args.ann_file, '') for text in image.captions]
+        found = BertTokenizer(args.tokenizer)(captions, PADDED).mask.sum(dim=1)
+        counts = {length: int((found == length).sum()) for length in found.unique().tolist()}
+        source = f'of {len(captions)} captions in {args.ann_file}'
+    lengths = torch.tensor([length for length, count in counts.items() for _ in range(count)])
+    places = (torch.arange(args.texts) + 0.5) * len(lengths) / args.texts  # evenly, so that few texts are like all
+    lengths = lengths.sort().values[places.long()]
+    return lengths[torch.randperm(args.texts, generator=torch.Generator().manual_seed(0))], source
+
+
+def retrieval_model(args, device):
+    """The Q-Former of BLIP-2 with its matching head, random; the vision encoder is left out."""
+    import torch
+
+    from mmblip2.models.algorithms import Blip2Representation
+    from mmblip2.models.qformer import QFormer
+    from mmblip2.models.tokenizers import SizeOnlyTokenizer
+    torch.manual_seed(0)
+    size = dict(num_layers=3, width=32, num_heads=2, num_query=4) if args.tiny else {}
+    qformer = QFormer(32 if args.tiny else 1408, vocab_size=30523, **size)
+    vision = torch.nn.Identity()
+    vision.embed_dim = qformer.vision_width
+    return Blip2Representation(vision, qformer, SizeOnlyTokenizer(30523), max_text_len=PADDED,
+                               allow_random=True).to(device).eval()
+
+
+def score_as_lavis(model, patches, text):
+    """ITM logits of rows that share nothing.
+
+    Args:
+        patches: (B, P, E), of each row's image.
+        text (TextBatch): (B, 35).
+
+    Returns:
+        torch.Tensor: (B,).
+    """
+    import torch
+
+    from mmblip2.models.qformer import self_attention_mask
+    qformer = model.qformer
+    x = torch.cat([qformer._embed_queries(len(patches)), qformer._embed_text(text.input_ids)], dim=1)
+    mask = self_attention_mask('bidirectional', qformer.num_query, text.mask)
+    for layer in qformer.layers:
+        image_kv = layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
+        x, _ = layer(x, qformer.num_query, image_kv, mask)
+    return model.itm_head(x[:, :qformer.num_query])[:, 1].float()
+
+
+def retrieval_ways(args, device, dtype):
+    """Both ways of scoring ``args.images`` x ``args.texts`` pairs, name to work that returns logits (I, N)."""
+    import logging
+    from types import SimpleNamespace
+
+    import torch
+
+    from mmblip2.engine.autocast import autocast_context
+    from mmblip2.engine.evaluation_blocks import Blocks, Shelf
+    from mmblip2.engine.retrieval_loop import RetrievalTestLoop
+    from mmblip2.models.tokenizers import TextBatch
+    model = retrieval_model(args, device)
+    generator = torch.Generator().manual_seed(0)
+    lengths, _ = caption_lengths(args)
+    mask = (torch.arange(PADDED) < lengths[:, None]).long()
+    texts = TextBatch(torch.randint(1000, 30000, mask.shape, generator=generator) * mask, mask)
+    patches = torch.randn(args.images, args.patches, model.qformer.vision_width, generator=generator)
+    pairs = [(image, text) for image in range(args.images) for text in range(args.texts)]
+    again = torch.randperm(len(pairs), generator=generator)[:round(args.both * len(pairs))]
+    asked = torch.tensor(pairs + sorted((pairs[i] for i in again.tolist()), key=lambda pair: pair[1]))
+    precision = str(dtype).removeprefix('torch.')
+
+    def evaluation_loop():
+        loop = RetrievalTestLoop.__new__(RetrievalTestLoop)  # only its re-ranking: no data, no config
+        loop._runner = SimpleNamespace(model=model, logger=logging.getLogger('benchmark'))
+        loop.text_batch_size, loop.block_size = args.rows, 0
+        return loop
+
+    others = []  # patches of images that are not scored
+    shelf = Shelf(args.memory_gib * 2**30, Path(tempfile.gettempdir()))
+    for _ in range(args.kept if args.only else 0):
+        patch = torch.full((1, *patches.shape[1:]), 0.5, dtype=dtype if args.only == 'ours' else torch.float32)
+        others.append(shelf.put(patch) if args.only == 'ours' else patch)
+
+    @torch.no_grad()
+    def ours():
+        kept = dict(enumerate(patches.to(dtype).split(1)))
+        wanted = {image: torch.arange(args.texts) for image in range(args.images)}
+        with autocast_context(precision):
+            found = evaluation_loop()._rerank(wanted, {}, kept, texts, Shelf(2**31, Path()), Blocks(None))
+        return torch.stack([found[image][1] for image in range(args.images)])
+
+    @torch.no_grad()
+    def theirs():
+        logits = torch.empty(args.images, args.texts)
+        with autocast_context(precision):
+            for rows in asked.split(args.rows):
+                text = TextBatch(*(part.to(device) for part in texts.rows(rows[:, 1])))
+                logits[rows[:, 0], rows[:, 1]] = score_as_lavis(model, patches[rows[:, 0]].to(device), text).cpu()
+        return logits
+
+    return {'ours': ours, 'theirs': theirs}, len(asked), others
+
+
+def peak_mib():
+    """Of this process; ``ru_maxrss`` would begin with that of its parent."""
+    status = Path('/proc/self/status')
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM')) / 1024
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def child_peaks(argv):
+    """MiB before and at the peak of each way, each in a process of its own."""
+    return {way: json.loads(subprocess.run([sys.executable, __file__, *argv, '--only', way], check=True,
+                                           capture_output=True, text=True).stdout) for way in ('ours', 'theirs')}
+
+
+def run_retrieval(args, device, dtype, argv):
+    import torch
+    before = peak_mib()
+    peaks = None if args.only else child_peaks(argv)
+    ways, asked, kept = retrieval_ways(args, device, dtype)
+    if args.only:
+        ways[args.only]()
+        gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else 0.
+        print(json.dumps(dict(before=before, peak=peak_mib(), gpu=gpu, images=len(kept))))
+        return None
+    scores = {}
+    flops = {name: operations(lambda name=name: scores.update({name: ways[name]()})) for name in ways}
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    seconds = take_turns(ways, args.repeats, device, clock, warm_up=False)
+    result = summary(seconds, flops, matrix_rate(device, dtype, clock), device)
+    pairs = args.images * args.texts
+    per = dict(ours=result['seconds']['ours'] / pairs, theirs=result['seconds']['theirs'] / asked)
+    wanted = COCO['k'] * (COCO['images'] + COCO['texts'])
+    coco = dict(ours=wanted / (1 + args.both) * per['ours'], theirs=wanted * per['theirs'])
+    difference = (scores['ours'] - scores['theirs']).abs().max().item()
+    result.update(
+        images=args.images, texts=args.texts, patches=args.patches, rows=args.rows, dtype=args.dtype, both=args.both,
+        clock='processor time' if args.cpu_time else 'wall clock', lengths=caption_lengths(args)[1],
+        ratio_a_pair=per['theirs'] / per['ours'], difference=difference, peak_mib=peaks,
+        peak_ratio=peaks['ours']['peak'] / peaks['theirs']['peak'], coco_seconds=coco,
+        coco_patches_gib=COCO['images'] * args.patches * 1408 * 4 / 2**30)
+    print(f'Re-ranking, {args.images} images x {args.texts} texts (lengths {result["lengths"]}), {args.patches} '
+          f'patches, at most {args.rows} rows a batch, {args.dtype}, {result["clock"]}')
+    print(f'theirs scores {asked} pairs, ours {pairs}: {args.both:.0%} are wanted by both directions')
+    show(result)
+    print(f'ratio {result["ratio_a_pair"]:.2f} where no pair is wanted twice; largest difference of the scores '
+          f'{difference:.1e}')
+    for way, peak in peaks.items():
+        print(f'peak memory {way}: {peak["peak"]:.0f} MiB ({peak["before"]:.0f} of them Python and torch), with the '
+              f'patches of {peak["images"]} images' + (f'; GPU {peak["gpu"]:.0f} MiB' if peak['gpu'] else ''))
+    print(f'peak memory, ours of theirs: {result["peak_ratio"]:.2f} (memory_gib={args.memory_gib:g})')
+    print(f'COCO, {COCO["images"]} images, {COCO["texts"]} captions, k = {COCO["k"]}: '
+          f'ours {coco["ours"] / 3600:.1f} h, theirs {coco["theirs"] / 3600:.1f} h')
+    print(f'there, theirs keeps {result["coco_patches_gib"]:.1f} GiB of patches in memory, ours 2 unless set')
+    return result
+
+
 def main(argv=None):
     args = parse_args(argv)
     import torch
     device = torch.device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    result = run_vqa(args, device, getattr(torch, args.dtype))
-    if args.out:
+    if args.kind == 'retrieval':
+        result = run_retrieval(args, device, getattr(torch, args.dtype), sys.argv[1:] if argv is None else argv)
+    else:
+        result = run_vqa(args, device, getattr(torch, args.dtype))
+    if args.out and result:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         Path(args.out).write_text(json.dumps(result, indent=1) + '\n')
 

@@ -183,11 +183,33 @@ class Blip2Representation(VisionLanguageModel):
         Returns:
             torch.Tensor: float32 (N, 2); class 1 is 'matches'.
         """
-        return self.itm_head(self.qformer.forward_joint(image_kv, *text)).float()
+        queries, rows = self.start_text(text)
+        return self.match_started(image_kv, queries, rows, text.mask)
 
     def score_pairs(self, image_kv, text: TextBatch) -> torch.Tensor:
         """ITM logit of 'matches', float32 (N,); arguments as of :meth:`match_logits`."""
         return self.match_logits(image_kv, text)[:, 1]
+
+    @torch.no_grad()
+    def start_text(self, text: TextBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What of :meth:`match_logits` does not depend on the image: queries (N, Q, D) and text (N, T, D)."""
+        return self.qformer.start_joint(*text)
+
+    @torch.no_grad()
+    def match_started(self, image_kv, queries: torch.Tensor, text: torch.Tensor,
+                      text_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """ITM logits, from what :meth:`start_text` gave.
+
+        Args:
+            image_kv: Keys and values of N images, or of one image for all N texts.
+            queries: (N, Q, D).
+            text: (N, T, D).
+            text_mask: (N, T), nonzero at real tokens; None: all are.
+
+        Returns:
+            torch.Tensor: float32 (N, 2); class 1 is 'matches'.
+        """
+        return self.itm_head(self.qformer.finish_joint(image_kv, queries, text, text_mask)).float()
 
 
 def _stable_hash(image_id) -> int:

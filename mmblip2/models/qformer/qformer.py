@@ -49,21 +49,32 @@ class QFormerLayer(nn.Module):
         Returns:
             tuple: rows (B, len(keep), D), and this layer's self-attention ``KeyValue`` of ``x``.
         """
+        x, own = self.attend(x, mask, past, keep)
+        queries, text = x[:, :num_query], x[:, num_query:]
+        parts = []
+        if queries.size(1):
+            parts.append(self.read(queries, image_kv))
+        if text.size(1):
+            parts.append(self.feed_text(text))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], own
+
+    def attend(self, x, mask=None, past=None, keep=slice(None)):
+        """The self-attention of :meth:`forward`: rows (B, len(keep), D), and the ``KeyValue`` of ``x``."""
         own = self.attention.project_kv(x)
         seen = own if past is None else KeyValue.cat([past, own], dim=2)
         x = x[:, keep]
         mask = mask[:, :, keep] if mask is not None else None
-        x = self.attention_norm(x + self.dropout(self.attention(x, seen, mask)))
-        queries, text = x[:, :num_query], x[:, num_query:]
-        parts = []
-        if queries.size(1):
-            if self.cross_attention is not None:
-                queries = self.cross_attention_norm(
-                    queries + self.dropout(self.cross_attention(queries, image_kv)))
-            parts.append(self.query_norm(queries + self.dropout(self.query_mlp(queries))))
-        if text.size(1):
-            parts.append(self.text_norm(text + self.dropout(self.text_mlp(text))))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], own
+        return self.attention_norm(x + self.dropout(self.attention(x, seen, mask))), own
+
+    def read(self, queries, image_kv=None):
+        """Cross-attention, if this layer has any, and MLP of the queries (B, Q, D)."""
+        if self.cross_attention is not None:
+            queries = self.cross_attention_norm(queries + self.dropout(self.cross_attention(queries, image_kv)))
+        return self.query_norm(queries + self.dropout(self.query_mlp(queries)))
+
+    def feed_text(self, text):
+        """MLP of the text (B, T, D)."""
+        return self.text_norm(text + self.dropout(self.text_mlp(text)))
 
 
 def _check_sizes(sizes, optional):
@@ -207,9 +218,10 @@ class QFormer(nn.Module):
         x = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
         return self.dropout(self.embedding_norm(x))  # (B, T, D)
 
-    def _run(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None)):
+    def _run(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None), first=0):
+        """The layers from ``first`` on."""
         cache = []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers[first:], first):
             last = i == len(self.layers) - 1
             x, kv = layer(x, num_query, image_kv[i] if image_kv is not None else None, mask,
                           past[i] if past is not None else None, keep if last else slice(None))
@@ -275,12 +287,45 @@ class QFormer(nn.Module):
         Returns:
             torch.Tensor: query features (B, Q, D).
         """
+        return self.finish_joint(image_kv, *self.start_joint(input_ids, text_mask), text_mask)
+
+    def start_joint(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :meth:`forward_joint` computes before anything depends on the image; a text needs it once.
+
+        Args:
+            input_ids: int64 (B, T).
+            text_mask: (B, T), nonzero at real tokens.
+
+        Returns:
+            tuple: queries (B, Q, D) after the self-attention of layer 0, and text (B, T, D) after layer 0.
+        """
         text = self._embed_text(input_ids)
         queries = self._embed_queries(len(text))
-        num_query = queries.size(1)
-        mask = self_attention_mask('bidirectional', num_query, text_mask)
         x = torch.cat([queries, text], dim=1)  # (B, Q+T, D)
-        return self._run(x, num_query, image_kv, mask, keep=slice(0, num_query))[0]
+        x, _ = self.layers[0].attend(x, self_attention_mask('bidirectional', queries.size(1), text_mask))
+        queries, text = x.split([queries.size(1), text.size(1)], dim=1)
+        return queries, self.layers[0].feed_text(text) if len(self.layers) > 1 else text
+
+    def finish_joint(self, image_kv, queries: torch.Tensor, text: torch.Tensor,
+                     text_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The rest of :meth:`forward_joint`.
+
+        Args:
+            image_kv: From :meth:`project_image`: B images, or one image for all B texts.
+            queries: (B, Q, D), of :meth:`start_joint`.
+            text: (B, T, D), of :meth:`start_joint`.
+            text_mask: (B, T), nonzero at real tokens; None: all are.
+
+        Returns:
+            torch.Tensor: query features (B, Q, D).
+        """
+        queries = self.layers[0].read(queries, image_kv[0])
+        if len(self.layers) == 1:
+            return queries
+        num_query = queries.size(1)
+        mask = self_attention_mask('bidirectional', num_query, text_mask) if text_mask is not None else None
+        return self._run(torch.cat([queries, text], dim=1), num_query, image_kv, mask, keep=slice(0, num_query),
+                         first=1)[0]
 
     def forward_causal(self, input_ids: torch.Tensor, text_mask: torch.Tensor, query_cache) -> torch.Tensor:
         """Text sees all queries and earlier text.

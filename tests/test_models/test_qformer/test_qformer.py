@@ -124,3 +124,20 @@ def test_too_long_text_is_refused():
 def test_queries_start_from_n_0_002():
     queries = QFormer(vision_width=8, num_layers=1, width=768, num_heads=2, num_query=32, mlp_width=8).queries
     assert abs(queries.std().item() - 0.02) < 1e-3 and abs(queries.mean().item()) < 1e-3
+
+
+@pytest.mark.parametrize('num_layers', [1, 3])
+@torch.no_grad()
+def test_the_joint_pass_in_two_steps_equals_one_pass_over_all_rows(num_layers):
+    """The first step knows no image and serves any; where no text is padded, no mask is needed."""
+    qformer = build(num_layers=num_layers)
+    ids, mask = torch.randint(0, 30, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    started = qformer.start_joint(ids, mask)
+    for _ in range(2):
+        image_kv = qformer.project_image(torch.randn(1, 5, 12))
+        x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
+        full, _ = qformer._run(x, 4, image_kv, self_attention_mask('bidirectional', 4, mask))
+        torch.testing.assert_close(qformer.finish_joint(image_kv, *started, mask), full[:, :4], atol=1e-5, rtol=0)
+        ones = torch.ones_like(ids)
+        torch.testing.assert_close(qformer.finish_joint(image_kv, *qformer.start_joint(ids, ones)),
+                                   qformer.forward_joint(image_kv, ids, ones), atol=1e-5, rtol=0)
