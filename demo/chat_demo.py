@@ -49,6 +49,7 @@ def parse_args(argv=None):
 
 def questions(args, chat):
     """What is asked: the arguments, or line by line what is typed."""
+    from mmblip2.apis.images import load_image
     from mmblip2.errors import MMBlip2Error
     if args.question:
         yield from args.question
@@ -65,8 +66,10 @@ def questions(args, chat):
             return
         try:
             if command == ':reset':
+                finish(args, chat)
                 chat.reset()
             elif command == ':image':
+                load_image(rest.strip())  # a wrong name leaves the dialogue as it is
                 finish(args, chat)
                 chat.start(rest.strip())
             elif command.startswith(':'):

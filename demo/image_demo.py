@@ -94,7 +94,7 @@ def parse_args(argv=None):
                                            "'Question: {} Answer:'")
     parser.add_argument('--texts', nargs='+', metavar='TEXT', help='texts to rank by how well they fit each image')
     parser.add_argument('--find', metavar='TEXT', help='rank the images by how well they fit this text')
-    parser.add_argument('--topk', type=int, default=5, help='results of a search (default: %(default)s)')
+    parser.add_argument('--topk', type=int, help='results of a search (default: 5)')
     parser.add_argument('--num-captions', type=int, default=1, help='captions an image (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=1, help='images at once (default: %(default)s)')
     parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each result into this folder; no file is '
@@ -124,6 +124,9 @@ def check(parser, args):
             parser.error(f'--{name} is for --task {" or ".join(tasks)}, this is {args.task}')
     if args.task in ('retrieval', 'matching') and text_arguments(args):
         parser.error(f'--task {args.task} writes no text: leave {", ".join(text_arguments(args))} out')
+    if args.topk is not None and args.task != 'retrieval':
+        parser.error(f'--topk is for --task retrieval, this is {args.task}')
+    args.topk = 5 if args.topk is None else args.topk
     if args.num_captions != 1 and args.task != 'caption':
         parser.error(f'--num-captions is for --task caption, this is {args.task}')
 

@@ -4,11 +4,22 @@ This is the only file that creates registries. Modules register themselves when 
 ``locations`` is first needed, so ``import mmblip2`` stays light.
 """
 import inspect
+import threading
+from contextlib import contextmanager
 
 import mmengine.registry as root
-from mmengine.registry import Registry, build_model_from_cfg
+from mmengine.registry import DefaultScope, Registry, build_model_from_cfg
 
+_BUILDING = threading.RLock()
 _NOT_MODULES = ('init_cfg', 'data_preprocessor', 'module')  # built, if at all, by the constructor
+
+
+@contextmanager
+def our_scope():
+    """Context in which types without a scope are ours. One thread at a time is in it, as mmengine has one default scope
+    for all threads, and a build that loses it finds no types."""
+    with _BUILDING, DefaultScope.overwrite_default_scope('mmblip2'):
+        yield
 
 
 def _build_nested(cfg, registry, default_args=None):

@@ -1,4 +1,5 @@
 """What all inferencers share: the model, the images through its test pipeline, batches, and pictures of the results."""
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from mmblip2.visualization.visualizer import draw_caption
 
 from .images import image_stem, iterate_images, load_image
 
+_LONGEST = 10_000  # pixels to which a picture is enlarged
 _CANNOT_SHOW = ('agg', 'cairo', 'pdf', 'pgf', 'ps', 'svg', 'template')  # backends of matplotlib that only write files
 
 
@@ -50,17 +52,26 @@ class BaseInferencer:
         **kwargs: More for ``get_model``.
 
     Raises:
-        ConfigError: The config has no test pipeline; the model is built already and others arguments are given.
+        ConfigError: The model is built already and other arguments are given; it has no config or no weights; it was
+            cast as a whole, or has a T5 in float16.
     """
 
     def __init__(self, model, pretrained: Any = True, device: str | None = None, **kwargs):
         self.model: Any = build_model(model, pretrained, device, **kwargs)
         self.config = self.model._config
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise ConfigError("a model on the device 'meta' has shapes but no weights, and computes nothing: take "
+                              "device='cpu' or 'cuda'")
         self._check_dtype()
         self._pipelines: dict[str, Any] = {}
 
     def _check_dtype(self):
         from mmblip2.models import Seq2SeqLM
+        for name, parameter in self.model.named_parameters():
+            if parameter.dtype != torch.float32 and not name.startswith(('vision.', 'language_model.')):
+                raise ConfigError(f'{name} is {parameter.dtype}, but all outside the vision encoder and the language '
+                                  "model is computed in float32: instead of model.half() or alike call get_model(..., "
+                                  "dtype='float16')")
         language_model = getattr(self.model, 'language_model', None)
         if isinstance(language_model, Seq2SeqLM) and next(language_model.parameters()).dtype == torch.float16:
             raise ConfigError("the language model is a T5 in float16, in which it overflows: use dtype='bfloat16' or "
@@ -122,12 +133,12 @@ class BaseInferencer:
             dict: ``images`` (B, 3, H, W) float32, normalised; ``data_samples``.
         """
         from mmengine.dataset import Compose, pseudo_collate
-        from mmengine.registry import DefaultScope
 
         from mmblip2 import datasets  # noqa: F401 (registers the transforms)
+        from mmblip2.registry import our_scope
         steps = self.pipeline_steps() if steps is None else steps
         if repr(steps) not in self._pipelines:
-            with DefaultScope.overwrite_default_scope('mmblip2'):
+            with our_scope():
                 self._pipelines[repr(steps)] = Compose(steps)
         pipeline = self._pipelines[repr(steps)]
         packed = [pipeline({key: value for key, value in row.items() if key != 'source'}) for row in rows]
@@ -146,11 +157,12 @@ class BaseInferencer:
             batch_size: Rows of a batch.
             show, show_dir, wait_time, resize: See :meth:`visualize`.
             progress: Whether to show a progress bar where there is more than one batch.
-            **drawing: For :meth:`picture`.
+            **drawing: For :meth:`picture`; what it does not name is an error.
 
         Raises:
-            ConfigError: ``batch_size`` is not a positive integer.
+            ConfigError: ``batch_size`` is not a positive integer; there is no such argument.
         """
+        self._check_names(drawing)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f'batch_size is the number of images of a batch, 1 or more, got {batch_size!r}')
         if show:
@@ -166,6 +178,16 @@ class BaseInferencer:
                     self.visualize(row, result, show, show_dir, wait_time, resize, **drawing)
             results += found
         return results
+
+    def _check_names(self, drawing):
+        from mmblip2.models.hub import suggestion
+        common = {'batch_size', 'show', 'show_dir', 'wait_time', 'resize', 'progress'}
+        known = {name for name, item in inspect.signature(self.picture).parameters.items()
+                 if item.kind is not item.VAR_KEYWORD} - {'row', 'result'}
+        for name in (name for name in drawing if name not in known):
+            called = inspect.signature(type(self).__call__).parameters
+            raise ConfigError(f'{type(self).__name__}: a call has no argument {name!r}'
+                              + suggestion(name, sorted({*called, *common, *known} - {'self', 'kwargs'})))
 
     # ---- pictures
     def lines(self, result) -> list[str]:
@@ -211,6 +233,8 @@ class BaseInferencer:
 def shrink(image: Image.Image, side: int | None) -> Image.Image:
     """The image with a shorter side of ``side`` pixels; None leaves it.
 
+    A longer side above 10,000 pixels is not enlarged: pictures of a narrow strip would need gigabytes.
+
     Raises:
         ConfigError: ``side`` is not a positive number.
     """
@@ -218,7 +242,7 @@ def shrink(image: Image.Image, side: int | None) -> Image.Image:
         return image
     if isinstance(side, bool) or not isinstance(side, int) or side < 1:
         raise ConfigError(f'resize is the length of the shorter side in pixels, got {side!r}')
-    scale = side / min(image.size)
+    scale = min(side / min(image.size), max(1., _LONGEST / max(image.size)))
     width, height = (max(1, round(length * scale)) for length in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -230,6 +254,7 @@ def save_picture(picture: Image.Image, folder: str | Path, name: str) -> Path:
         ConfigError: The folder cannot be written.
     """
     folder, name = Path(folder), re.sub(r'[^\w.-]', '_', name)
+    name = name.encode()[:200].decode(errors='ignore')  # of the 255 bytes that a file system allows
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number in itertools.count():

@@ -61,6 +61,8 @@ class ImageCaptionInferencer(TextInferencer):
                                   "prompt='a photo of', or ask it with VisualQuestionAnsweringInferencer")
             return self.pipeline_steps()
         if not isinstance(prompt, str):
-            raise ConfigError(f'prompt is one text for all images, got {prompt!r}')
+            raise ConfigError(f'prompt is one text for all images, got {prompt!r}' +
+                              ('; write return_datasamples=, it is not the second argument here'
+                               if isinstance(prompt, bool) else ''))
         text = prompt if self.model.tokenizer is not None else None
         return self.steps_with([dict(type='CaptionPrompt', prompt=prompt, qformer_text=text)])

@@ -49,9 +49,9 @@ class ChatInferencer(TextInferencer):
                  max_context: int | None = None, max_turns: int | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
         from mmengine.dataset import Compose
-        from mmengine.registry import DefaultScope
 
         from mmblip2 import datasets  # noqa: F401 (registers the transforms)
+        from mmblip2.registry import our_scope
         limit = self.model.language_model.max_context
         if max_context is not None and (isinstance(max_context, bool) or not isinstance(max_context, int)
                                         or not 0 < max_context <= (limit or max_context)):
@@ -64,7 +64,7 @@ class ChatInferencer(TextInferencer):
         prompt = self.question_steps(template)
         if not any(kind_of(step) == 'CleanQuestion' for step in prompt):
             prompt = [*(step for step in self.pipeline_steps() if kind_of(step) == 'CleanQuestion'), *prompt]
-        with DefaultScope.overwrite_default_scope('mmblip2'):
+        with our_scope():
             self._ask = Compose(prompt)
         # a shortest length is for captions
         self._defaults = None if self.prompt_step('VQAPrompt') else dict(min_new_tokens=None)

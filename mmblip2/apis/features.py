@@ -41,7 +41,8 @@ class FeatureExtractor(BaseInferencer):
             raise ConfigError(f'FeatureExtractor needs a Blip2Representation or a Blip2Generation, this model is a '
                               f'{type(self.model).__name__}, which has no Q-Former: give another one')
 
-    def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None, **kwargs):
+    def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None,
+                           progress: bool = True) -> torch.Tensor:
         """What the vision encoder and the norm behind it say of images: ``get_image_features`` of transformers'
         ``Blip2Model``, its ``last_hidden_state``.
 
@@ -49,7 +50,7 @@ class FeatureExtractor(BaseInferencer):
             images: See ``mmblip2.apis.images.iterate_images``.
             batch_size: Images that are encoded together.
             out_file: Also written there: ``.npy``, ``.npz`` or ``.safetensors``.
-            **kwargs: ``progress``.
+            progress: Whether to show a progress bar where there is more than one batch.
 
         Returns:
             torch.Tensor: (B, P, E).
@@ -63,15 +64,15 @@ class FeatureExtractor(BaseInferencer):
         def predict(batch):
             return _rows(image_features=self._encode(batch).patches)
 
-        found = self.run(self.image_rows(images), predict, count_images(images), batch_size, **kwargs)
+        found = self.run(self.image_rows(images), predict, count_images(images), batch_size, progress=progress)
         return _written(_stack(found), out_file)['image_features']
 
     def get_qformer_features(self, images, texts=None, batch_size: int = 8, out_file: str | Path | None = None,
-                             **kwargs) -> torch.Tensor:
+                             progress: bool = True) -> torch.Tensor:
         """What the queries read from images, and from texts beside them where there are some.
 
         Args:
-            images, batch_size, out_file, **kwargs: See :meth:`get_image_features`.
+            images, batch_size, out_file, progress: See :meth:`get_image_features`.
             texts (str | Iterable[str], optional): As many as images, or one for all, or any number for one image.
 
         Returns:
@@ -82,18 +83,18 @@ class FeatureExtractor(BaseInferencer):
         """
         _check_ending(out_file, 1)
         mode = 'image' if texts is None else 'multimodal'
-        found = self.extract_features(images, texts, mode, batch_size, **kwargs)
+        found = self.extract_features(images, texts, mode, batch_size, progress=progress)
         name = 'image_embeds' if texts is None else 'multimodal_embeds'
         return _written({name: found[name]}, out_file)[name]
 
     def get_text_features(self, texts, project: bool = False, batch_size: int = 256,
-                          out_file: str | Path | None = None, **kwargs) -> torch.Tensor:
+                          out_file: str | Path | None = None, progress: bool = True) -> torch.Tensor:
         """What the text half of the Q-Former says of texts; place 0 ([CLS]) stands for the text.
 
         Args:
             texts (str | Iterable[str]): Texts; longer ones than ``model.max_text_len`` are cut, with a warning.
             project: Whether to project to the contrastive width and normalise.
-            batch_size, out_file, **kwargs: See :meth:`get_image_features`.
+            batch_size, out_file, progress: See :meth:`get_image_features`.
 
         Returns:
             torch.Tensor: (B, T, D), or projected (B, T, C). Behind the end of a text its places mean nothing.
@@ -102,14 +103,14 @@ class FeatureExtractor(BaseInferencer):
             DataError, ConfigError: See :meth:`extract_features`.
         """
         _check_ending(out_file, 1)
-        found = self.extract_features(texts=texts, mode='text', batch_size=batch_size, **kwargs)
+        found = self.extract_features(texts=texts, mode='text', batch_size=batch_size, progress=progress)
         name = 'text_embeds_proj' if project else 'text_embeds'
         if name not in found:
             raise ConfigError(f'a {type(self.model).__name__} has no contrastive projection: leave project out')
         return _written({name: found[name]}, out_file)[name]
 
     def extract_features(self, images=None, texts=None, mode: str = 'multimodal', batch_size: int = 8,
-                         out_file: str | Path | None = None, **kwargs) -> dict[str, torch.Tensor]:
+                         out_file: str | Path | None = None, progress: bool = True) -> dict[str, torch.Tensor]:
         """LAVIS's ``extract_features``: the same modes and names.
 
         Args:
@@ -119,7 +120,7 @@ class FeatureExtractor(BaseInferencer):
             mode: 'image', 'text' or 'multimodal'.
             batch_size: Rows that are encoded together.
             out_file: Also written there: ``.npz`` or ``.safetensors``.
-            **kwargs: ``progress``.
+            progress: Whether to show a progress bar where there is more than one batch.
 
         Returns:
             dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or
@@ -147,14 +148,14 @@ class FeatureExtractor(BaseInferencer):
             raise ConfigError(f'the Q-Former of this {type(self.model).__name__} was built without a text half and '
                               'reads no texts: leave texts out, or take a stage 1, retrieval or InstructBLIP model')
         _check_ending(out_file, 1 if mode == 'multimodal' else 2)
-        return _written(getattr(self, f'_{mode}')(images, texts, batch_size, **kwargs), out_file)
+        return _written(getattr(self, f'_{mode}')(images, texts, batch_size, progress), out_file)
 
     def __call__(self, images=None, texts=None, mode: str | None = None, batch_size: int = 8,
-                 **kwargs) -> list[dict[str, torch.Tensor]]:
+                 out_file: str | Path | None = None, progress: bool = True) -> list[dict[str, torch.Tensor]]:
         """Features row by row.
 
         Args:
-            images, texts, batch_size, **kwargs: See :meth:`extract_features`.
+            images, texts, batch_size, out_file, progress: See :meth:`extract_features`.
             mode: Default: 'image' without texts, 'text' without images, else 'multimodal'.
 
         Returns:
@@ -163,7 +164,7 @@ class FeatureExtractor(BaseInferencer):
         """
         if mode is None:
             mode = 'image' if texts is None else 'text' if images is None else 'multimodal'
-        found = self.extract_features(images, texts, mode, batch_size, **kwargs)
+        found = self.extract_features(images, texts, mode, batch_size, out_file, progress)
         mask = found.pop('text_mask', None)
         rows = _rows(**found)
         if mask is not None:
@@ -174,7 +175,7 @@ class FeatureExtractor(BaseInferencer):
     def _encode(self, rows):
         return self.model.encode_image(self.prepare(rows, image_steps(self))['images'])
 
-    def _image(self, images, texts, batch_size, **kwargs):
+    def _image(self, images, texts, batch_size, progress):
         head = getattr(self.model, 'itc_head', None)
 
         def predict(batch):
@@ -183,9 +184,9 @@ class FeatureExtractor(BaseInferencer):
             project = head.image_features if head is not None else self.model.language_projection
             return _rows(image_embeds=queries, image_embeds_proj=project(queries))
 
-        return _stack(self.run(self.image_rows(images), predict, count_images(images), batch_size, **kwargs))
+        return _stack(self.run(self.image_rows(images), predict, count_images(images), batch_size, progress=progress))
 
-    def _text(self, images, texts, batch_size, **kwargs):
+    def _text(self, images, texts, batch_size, progress):
         head = getattr(self.model, 'itc_head', None)
         found = read_texts(texts, 'texts')
         tokens = tokenize(self, found)
@@ -199,9 +200,9 @@ class FeatureExtractor(BaseInferencer):
             return _rows(**features)
 
         rows = (dict(index=index) for index in range(len(found)))
-        return dict(_stack(self.run(rows, predict, len(found), batch_size, **kwargs)), text_mask=tokens.mask)
+        return dict(_stack(self.run(rows, predict, len(found), batch_size, progress=progress)), text_mask=tokens.mask)
 
-    def _multimodal(self, images, texts, batch_size, **kwargs):
+    def _multimodal(self, images, texts, batch_size, progress):
         found, rows, total = pair_up(self, images, texts)
         tokens = tokenize(self, found)
 
@@ -210,7 +211,7 @@ class FeatureExtractor(BaseInferencer):
             text = tokens.rows([row['text_index'] for row in batch]).trimmed(self.device)
             return _rows(multimodal_embeds=self.model.qformer.forward_joint(encoded.image_kv, *text))
 
-        return _stack(self.run(rows, predict, total, batch_size, **kwargs))
+        return _stack(self.run(rows, predict, total, batch_size, progress=progress))
 
 
 def _rows(**features) -> list[dict[str, torch.Tensor]]:

@@ -208,5 +208,9 @@ def read_gallery(path: str | Path, expected: dict[str, str], patches: bool) -> G
     if patches and 'patches' not in tensors:
         raise DataError(f'the gallery {path} does not fit: it was prepared with fast_match=True, without the patches '
                         'that re-ranking needs: set fast_match=True, or give another prototype_cache')
-    rows = json.loads(tensors['rows'].numpy().tobytes())
+    try:
+        rows = json.loads(tensors['rows'].numpy().tobytes())
+    except ValueError as error:
+        raise CheckpointError(f'the gallery {path} is broken ({error}): delete it, or give another '
+                              'prototype_cache') from None
     return Gallery(tensors['features'], tensors.get('patches') if patches else None, rows, meta)

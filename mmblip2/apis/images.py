@@ -1,4 +1,5 @@
 """Images of every kind that a user may have, as RGB."""
+import http.client
 import io
 import os
 import urllib.error
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmblip2.datasets.transforms.image import read_image, to_rgb
-from mmblip2.errors import DataError
+from mmblip2.errors import DataError, first_lines
 
 ImageLike: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
 
@@ -53,7 +54,7 @@ def load_image(source: ImageLike | Any, index: int = 0) -> Image.Image:
         if isinstance(source, np.ndarray):
             return _from_array(source)
         if is_url(source):
-            return read_image(_open_url(str(source)))
+            return _from_bytes(_open_url(str(source)))
         if isinstance(source, (str, os.PathLike)):
             return _from_path(Path(source))
     except DataError as error:
@@ -127,6 +128,15 @@ def _from_path(path: Path) -> Image.Image:
     return read_image(path)
 
 
+def _from_bytes(data: io.BytesIO) -> Image.Image:
+    start = data.getvalue()[:60]
+    try:
+        return read_image(data)
+    except DataError as error:
+        raise DataError(f'no image that Pillow reads, it begins with {start!r}' if 'cannot identify' in str(error)
+                        else str(error)) from None
+
+
 def _from_array(array: np.ndarray) -> Image.Image:
     wanted = 'expected uint8 of shape (H, W, 3) in the order BGR, (H, W, 4) BGRA, or (H, W) grey'
     if array.dtype != np.uint8:
@@ -144,18 +154,26 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _open_url(url: str) -> io.BytesIO:
-    """The bytes behind a URL."""
+    """The bytes behind a URL; spaces and letters beyond ASCII in it are quoted, as browsers do."""
     try:
+        parts = urllib.parse.urlsplit(url)
+        url = parts._replace(**{name: urllib.parse.quote(getattr(parts, name), safe="%/:=&?~+!$,;'@()*[]|")
+                                for name in ('path', 'query')}).geturl()
         with urllib.request.urlopen(urllib.request.Request(url, headers={'User-Agent': 'mmblip2'}),
                                     timeout=_TIMEOUT) as answer:
             data = answer.read(_MOST_BYTES + 1)
+            size = int(answer.headers.get('Content-Length') or len(data))
     except urllib.error.HTTPError as error:
         raise DataError(f'the server answers {error.code} {error.reason}') from None
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise DataError(f'{getattr(error, "reason", error)}: is the address right, and is there a network? Download '
-                        'it by hand and give its path') from None
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        reason = getattr(error, 'reason', None) or first_lines(error)
+        raise DataError(f'{reason}: is the address right, and is there a network? Download it by hand and give its '
+                        'path') from None
     if len(data) > _MOST_BYTES:
         raise DataError(f'it is larger than {_MOST_BYTES >> 20} MiB: download it by hand and give its path')
+    if len(data) < size:
+        raise DataError(f'the connection broke off after {len(data)} of {size} bytes: try again, or download it by '
+                        'hand and give its path')
     if not data:
         raise DataError('the file is empty (0 bytes)')
     return io.BytesIO(data)

@@ -1,7 +1,7 @@
 """One call for a caption, an answer, a search or a comparison, with the result keys of mmpretrain."""
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ def _represent(model, inputs, question, prototype, topk, kwargs):
         raise ConfigError('this is a retrieval model, which answers no question: leave question out, or take a model '
                           'that writes text')
     if prototype is None and kwargs.get('texts') is not None:
+        if topk != 1:
+            raise ConfigError('topk is for a search: give the texts as prototype=, or leave topk out to compare all of '
+                              'them')
         several = is_several(inputs) or not isinstance(kwargs['texts'], str)
         return _like(ImageTextMatchingInferencer(model)(inputs, **kwargs), several)
     if prototype is None and kwargs.get('prototype_cache') is None:
@@ -87,6 +90,8 @@ def _represent(model, inputs, question, prototype, topk, kwargs):
                           'prototype=[images] to search images for a text, or texts=... to compare an image with them')
     if not isinstance(inputs, (str, os.PathLike)) and is_several(inputs):
         inputs = list(inputs)
+    if isinstance(prototype, (Iterator, Set)):
+        prototype = list(prototype)
     images = _are_images(prototype)
     if images is None:  # a gallery from a file: it has what the query is not
         images = not _is_image_query(inputs)
@@ -98,7 +103,7 @@ def _represent(model, inputs, question, prototype, topk, kwargs):
     progress = dict(progress=kwargs['progress']) if 'progress' in kwargs else {}
     inferencer = kind(model, prototype, **_take(kwargs, kind.__init__, ('self', 'model', 'prototype')))
     found = inferencer(inputs, topk, **kwargs, **progress)
-    if images:
+    if images and not kwargs.get('return_datasamples'):
         for row in (row for rows in found for row in rows):
             row['img_path'] = (prototype[row['sample_idx']] if isinstance(prototype, (list, tuple)) else
                                row['sample'].get('img_path'))

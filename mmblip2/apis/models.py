@@ -267,16 +267,14 @@ def _set_dtype(cfg, name, checkpoint):
 
 def _build(cfg, settings, checkpoint, source):
     """The model of a config, filled from a checkpoint or, without one, random; ``cfg.model`` is then what was built."""
-    from mmengine.registry import DefaultScope
-
     from mmblip2.checkpoints.parts import build_filled
-    from mmblip2.registry import MODELS
+    from mmblip2.registry import MODELS, our_scope
     try:
         if checkpoint is not None:
             built, _, cfg.model = build_filled(cfg.model, dict(checkpoint=source, content=checkpoint))
             return built
         _without_weights(cfg.model)
-        with DefaultScope.overwrite_default_scope('mmblip2'):
+        with our_scope():
             return MODELS.build(cfg.model)
     except TypeError as error:
         if not settings:

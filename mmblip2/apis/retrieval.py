@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmblip2.errors import ConfigError, DataError
+from mmblip2.errors import ConfigError, DataError, first_lines
 from mmblip2.models.algorithms.base import select_kv
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.models.tokenizers import TextBatch
+from mmblip2.structures import DataSample
 from mmblip2.visualization.visualizer import draw_caption, draw_results
 
 from . import gallery
@@ -139,6 +140,15 @@ class _RetrievalInferencer(BaseInferencer):
         rows = candidates.gather(1, order)
         return [list(zip(*both)) for both in zip(scores[:, :topk].tolist(), rows[:, :topk].tolist())]
 
+    def _samples(self, results: list[list[dict]]) -> list[DataSample]:
+        """Results as data samples, see ``__call__``."""
+        samples = []
+        for best in results:
+            scores = torch.full((len(self.prototype.rows), ), float('-inf'))
+            scores[[one['sample_idx'] for one in best]] = torch.tensor([one['match_score'] for one in best])
+            samples.append(DataSample(pred_score=scores))
+        return samples
+
     def _similarity(self, image_feats, text_feats) -> torch.Tensor:
         """float32 (I, N), on the CPU; never in half precision, where neighbours would tie."""
         step = max(1, _SIMILARITIES // (image_feats.size(1) * len(text_feats)))
@@ -220,14 +230,17 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
     def _loader(self, prototype, batch_size):
         """(DataLoader, its transforms) of a data set; (None, the model's transforms) of plain images."""
         from mmengine.dataset import BaseDataset, pseudo_collate
-        from mmengine.registry import DefaultScope
         from torch.utils.data import DataLoader
 
-        from mmblip2.registry import DATASETS
+        from mmblip2.registry import DATASETS, our_scope
         if isinstance(prototype, dict):
             config = dict(dict(pipeline=image_steps(self), test_mode=True), **prototype)
-            with DefaultScope.overwrite_default_scope('mmblip2'):
-                prototype = DATASETS.build(config)
+            try:
+                with our_scope():
+                    prototype = DATASETS.build(config)
+            except (KeyError, TypeError) as error:  # mmengine's, of a wrong type or argument
+                raise ConfigError(f'the data set that prototype describes cannot be built: {first_lines(error)}'
+                                  ) from error
         if isinstance(prototype, BaseDataset):
             prototype = DataLoader(prototype, batch_size, collate_fn=pseudo_collate)
         if not isinstance(prototype, DataLoader):
@@ -242,10 +255,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
     def _preprocessing(self, steps) -> list:
         """What becomes of the pixels."""
-        from mmengine.registry import DefaultScope
-
-        from mmblip2.registry import TRANSFORMS
-        with DefaultScope.overwrite_default_scope('mmblip2'):
+        from mmblip2.registry import TRANSFORMS, our_scope
+        with our_scope():
             steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in steps]
         ours = self.model.data_preprocessor
         return [gallery.description(steps), ours.mean.flatten().tolist(), ours.std.flatten().tolist()]
@@ -307,8 +318,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         return self.model.image_features(encoded), None if self.fast_match else encoded.patches.to(half)
 
-    def __call__(self, inputs, topk: int = 1, batch_size: int = 256, *, draw_score: bool = True,
-                 figsize: tuple[float, float] = (16, 9), **kwargs) -> list[list[dict]]:
+    def __call__(self, inputs, topk: int = 1, batch_size: int = 256, *, return_datasamples: bool = False,
+                 draw_score: bool = True, figsize: tuple[float, float] = (16, 9), **kwargs) -> list:
         """Search.
 
         Args:
@@ -316,6 +327,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
                 training, with a warning.
             topk: Results of each text; all images, where the gallery has fewer.
             batch_size: Texts that are ranked together; an image that several of them want is projected once.
+            return_datasamples: Return a data sample in the place of each list: its ``pred_score``, float32 (N,), has
+                the scores, -inf at all but the ``topk`` best.
             draw_score: Whether scores stand in the pictures.
             figsize: Width and greatest height of a picture in units of 100 pixels.
             **kwargs: ``show``, ``show_dir``, ``wait_time``, ``resize``, ``progress``: see ``BaseInferencer``. Pictures
@@ -329,7 +342,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
             DataError: No text, an empty one, or one that is no text.
             ConfigError: ``topk`` or ``batch_size`` is not a positive whole number.
         """
-        if len(figsize) != 2 or not all(isinstance(side, (int, float)) and side > 0 for side in figsize):
+        if not (isinstance(figsize, (tuple, list)) and len(figsize) == 2
+                and all(isinstance(side, (int, float)) and side > 0 for side in figsize)):
             raise ConfigError(f'figsize is {figsize!r}, expected two numbers above 0: width and height of the pictures '
                               'in units of 100 pixels')
         texts = read_texts(inputs, 'texts')
@@ -339,7 +353,8 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         def predict(batch):
             return self._search(tokens.rows([row['sample_idx'] for row in batch]), topk)
 
-        return self.run(rows, predict, len(texts), batch_size, draw_score=draw_score, figsize=figsize, **kwargs)
+        results = self.run(rows, predict, len(texts), batch_size, draw_score=draw_score, figsize=figsize, **kwargs)
+        return self._samples(results) if return_datasamples else results
 
     def _search(self, tokens, topk):
         features, patches = self.prototype.features, self.prototype.patches
@@ -367,6 +382,9 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
         found = []
         for place, one in enumerate(result, 1):
             source = self._sources[one['sample_idx']] if self._sources else one['sample'].get('img_path')
+            if source is None:
+                raise DataError(f'image {one["sample_idx"]} of this gallery was never a file, so there is nothing to '
+                                'draw: give prototype= the images again, or leave show and show_dir out')
             score = f' ({one["match_score"]:.3f})' if draw_score else ''
             image = shrink(load_image(source, one['sample_idx']), resize)
             found.append((image, f'{place}. #{one["sample_idx"]}{score}'))
@@ -420,14 +438,16 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
             found.save(cache)
         return found
 
-    def __call__(self, inputs, topk: int = 1, batch_size: int = 1, *, draw_score: bool = True,
-                 **kwargs) -> list[list[dict]]:
+    def __call__(self, inputs, topk: int = 1, batch_size: int = 1, *, return_datasamples: bool = False,
+                 draw_score: bool = True, **kwargs) -> list:
         """Search.
 
         Args:
             inputs: An image, or several: see ``mmblip2.apis.images.iterate_images``.
             topk: Results of each image; all texts, where the gallery has fewer.
             batch_size: Images that are encoded together.
+            return_datasamples: Return a data sample in the place of each list: its ``pred_score``, float32 (N,), has
+                the scores, -inf at all but the ``topk`` best.
             draw_score: Whether scores stand in the pictures.
             **kwargs: ``show``, ``show_dir``, ``wait_time``, ``resize``, ``progress``: see ``BaseInferencer``.
 
@@ -439,8 +459,9 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
             DataError: An image cannot be read.
             ConfigError: ``topk`` or ``batch_size`` is not a positive whole number.
         """
-        return self.run(self.image_rows(inputs), lambda batch: self._search(batch, topk), count_images(inputs),
-                        batch_size, draw_score=draw_score, **kwargs)
+        results = self.run(self.image_rows(inputs), lambda batch: self._search(batch, topk), count_images(inputs),
+                           batch_size, draw_score=draw_score, **kwargs)
+        return self._samples(results) if return_datasamples else results
 
     def _search(self, batch, topk):
         encoded = self.model.encode_image(self.prepare(batch, image_steps(self))['images'])

@@ -3,7 +3,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmblip2.datasets.transforms.text import is_empty
@@ -86,11 +85,6 @@ def tokenize(inferencer, texts: list[str]) -> TextBatch:
     return batch
 
 
-def is_one_image(images) -> bool:
-    """Whether ``images`` is a single image, not a list, directory, batch or alike."""
-    return not (is_several(images) or (isinstance(images, np.ndarray) and images.ndim == 4))
-
-
 def pair_up(inferencer, images, texts) -> tuple[list[str], Iterator[dict], int | None]:
     """Images and texts as pairs: as many of both; or one text for all images, or one image for all texts.
 
@@ -108,7 +102,7 @@ def pair_up(inferencer, images, texts) -> tuple[list[str], Iterator[dict], int |
     """
     found = read_texts(texts, 'texts')
     count = count_images(images)
-    if is_one_image(images):
+    if not is_several(images):
         row = next(inferencer.image_rows(images))
         rows: Any = (dict(row, text=text, text_index=i, sample_idx=i) for i, text in enumerate(found))
         return found, rows, len(found)

@@ -34,14 +34,12 @@ def build_filled(model_cfg, source):
         CheckpointError: The checkpoint cannot be read or does not fit.
         ConfigError: The model cannot be built.
     """
-    from mmengine.registry import DefaultScope
-
-    from ..registry import MODELS
+    from ..registry import MODELS, our_scope
     entry = source if isinstance(source, dict) else dict(checkpoint=source)
     if 'content' not in entry:
         entry = dict(entry, content=read_checkpoint(entry['checkpoint']))
     model_cfg, notes = parts_from(model_cfg, entry)
-    with DefaultScope.overwrite_default_scope('mmblip2'), without_drawing(model_cfg):
+    with our_scope(), without_drawing(model_cfg):
         model = MODELS.build(model_cfg)
     report = load_strict(model, entry['content'], entry['checkpoint'])
     report.notes = notes + report.notes

@@ -29,13 +29,12 @@ def build_on_meta(model_cfg):
         ConfigError: The architecture or the vocabulary size of a language model is said nowhere.
     """
     import torch
-    from mmengine.registry import DefaultScope
 
-    from ..registry import MODELS
+    from ..registry import MODELS, our_scope
     cfg = _without_files(model_cfg)
     if 'allow_random' in inspect.signature(MODELS.get(cfg['type'])).parameters:
         cfg['allow_random'] = True
-    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmblip2'):
+    with torch.device('meta'), our_scope():
         return MODELS.build(cfg)
 
 

@@ -1,4 +1,6 @@
 """Draw text under an image."""
+import functools
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,13 +15,14 @@ def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WID
 
     Args:
         image: Any mode and size; narrow images are centred on a wider canvas so that text has room.
-        lines: Texts; each starts on a line of its own and is wrapped to the width.
+        lines: Texts; each starts on a line of its own and is wrapped to the width. Letters that the font has not, such
+            as Chinese ones, are drawn as empty boxes.
         min_width: Of the picture, pixels.
 
     Returns:
         Image.Image: RGB, at least as wide and high as the image.
     """
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = _font()
     width = max(image.width, min_width)
     wrapped = [part for line in lines for part in _wrap(_drawable(line, font), font, width - 2 * _MARGIN)]
     line_height = _FONT_SIZE + 4
@@ -60,6 +63,16 @@ def draw_results(title: str, found: list[tuple[Image.Image, str]], size: tuple[i
         row, column = divmod(place, columns)
         picture.paste(tile, (_MARGIN + column * (width + _MARGIN), head.height + sum(heights[:row])))
     return picture
+
+
+@functools.cache
+def _font():
+    """DejaVu Sans, which comes with matplotlib and has most alphabets; or else Pillow's own font."""
+    try:
+        import matplotlib
+        return ImageFont.truetype(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), _FONT_SIZE)
+    except (ImportError, OSError):  # no matplotlib, a Pillow without FreeType; or no such file
+        return ImageFont.load_default(_FONT_SIZE)
 
 
 def _drawable(text: str, font) -> str:

@@ -1,4 +1,5 @@
 """BaseInferencer: batches, pictures, and what it says of models that do not fit."""
+import copy
 import re
 
 import numpy as np
@@ -40,6 +41,30 @@ def test_batches_keep_the_order(sizes):
     for wrong in (0, 1.0, True):
         with pytest.raises(ConfigError, match='batch_size is the number of images of a batch, 1 or more, got'):
             sizes(image(5), batch_size=wrong)
+
+
+def test_an_argument_that_nothing_reads_is_refused(sizes):
+    with pytest.raises(ConfigError, match="Sizes: a call has no argument 'shwo_dir'; did you mean 'show_dir'"):
+        sizes(image(5), shwo_dir='x')
+    assert sizes.batches == []
+
+
+def test_a_model_without_weights_is_refused(sizes):
+    with pytest.raises(ConfigError, match="the device 'meta' has shapes but no weights, and computes nothing: take d"):
+        Sizes(copy.deepcopy(sizes.model).to('meta'))
+
+
+@pytest.mark.parametrize('cast', ['half', 'bfloat16', 'double'])
+def test_a_model_that_was_cast_as_a_whole_is_refused(sizes, cast):
+    with pytest.raises(ConfigError, match=r'is torch.*, but all outside .* instead of model.half\(\) or alike call'):
+        Sizes(getattr(copy.deepcopy(sizes.model), cast)())
+
+
+def test_a_picture_of_a_narrow_strip_is_not_enlarged_beyond_reason(sizes):
+    assert base.shrink(Image.new('1', (5000, 1)), 100).size == (10000, 2)
+    assert base.shrink(Image.new('1', (20000, 1)), 100).size == (20000, 1)
+    assert base.shrink(Image.new('1', (20000, 200)), 100).size == (10000, 100)
+    assert base.shrink(Image.new('1', (30, 20)), 40).size == (60, 40)
 
 
 def test_runs_in_eval_mode_without_gradients(sizes):
@@ -166,3 +191,5 @@ def test_autocast_is_that_of_the_training(sizes):
 def test_names_of_pictures_have_no_odd_characters(tmp_path):
     path = base.save_picture(image(5), tmp_path, '../ä b:c')
     assert path.name == '.._ä_b_c.png' and path.parent == tmp_path
+    long = [base.save_picture(image(5), tmp_path, 'ä' * 125) for _ in range(2)]
+    assert [path.name for path in long] == ['ä' * 100 + '.png', 'ä' * 100 + '_1.png']

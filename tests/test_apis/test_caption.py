@@ -1,4 +1,6 @@
 """ImageCaptionInferencer: whose caption is whose, prompts, and how text is searched or sampled."""
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -49,8 +51,10 @@ def test_prompt_is_that_of_the_config_unless_one_is_given(caption, tiny_generato
                                                    reads_text=True))
     assert prompts(reader, images(1)) == [('x', 'y')]
     assert prompts(reader, images(1), prompt='describe it') == [('describe it', 'describe it')]
-    with pytest.raises(ConfigError, match=r"prompt is one text for all images, got \['a', 'b'\]"):
+    with pytest.raises(ConfigError, match=r"prompt is one text for all images, got \['a', 'b'\]$"):
         caption(images(2), prompt=['a', 'b'])
+    with pytest.raises(ConfigError, match='got True; write return_datasamples=, it is not the second argument here'):
+        caption(images(1), True)  # as mmpretrain takes it
 
 
 def test_a_model_that_answers_questions_captions_with_a_prompt(tiny_generator):
@@ -80,6 +84,14 @@ def test_more_captions_than_beams_are_refused(caption):
         caption(images(1), num_return_sequences=2)
 
 
+def test_a_file_that_changes_between_two_of_a_batch_is_two_images(caption, tmp_path):
+    def frames():
+        for image in images():
+            image.save(tmp_path / 'frame.png')
+            yield tmp_path / 'frame.png'
+    assert texts(caption(frames(), batch_size=3)) == texts(caption(images()))
+
+
 def test_a_seed_fixes_the_text_whatever_the_batch_size_and_touches_no_other_random_numbers(caption):
     sample = dict(do_sample=True, top_p=0.95, temperature=1.5)
     first = texts(caption(images(), seed=1, **sample))
@@ -97,6 +109,17 @@ def test_a_seed_fixes_the_text_whatever_the_batch_size_and_touches_no_other_rand
     assert texts(caption(images(), **sample)) == unseeded[0]
 
 
+def test_a_seed_fixes_the_text_whatever_other_threads_do(caption):
+    def sample(seed):
+        return texts(caption(images(), do_sample=True, top_p=0.95, max_new_tokens=10, progress=False, seed=seed))
+    seeds = [0, 1, 2, None] * 3
+    alone = [sample(seed) for seed in seeds]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(sample, seeds))
+    assert [found for seed, found in zip(seeds, together) if seed is not None] == [
+        found for seed, found in zip(seeds, alone) if seed is not None]
+
+
 def test_sampling_narrowed_to_the_best_token_is_greedy_search(caption):
     greedy = texts(caption(images(), num_beams=1))
     assert texts(caption(images(), do_sample=True, top_k=1, seed=3)) == greedy
@@ -109,6 +132,9 @@ def test_settings_of_a_call_replace_those_of_the_config(tiny_generator):
     caption = ImageCaptionInferencer(model)
     assert caption.settings({}) == dict(num_beams=2, max_new_tokens=6)
     assert caption.settings(dict(do_sample=True)) == dict(num_beams=1, max_new_tokens=6, do_sample=True)
+    model.generation['min_new_tokens'] = 4
+    assert caption.settings(dict(max_new_tokens=3)) == dict(num_beams=2, max_new_tokens=3, min_new_tokens=3)
+    model.generation.pop('min_new_tokens')
     assert caption.settings({}, count=4) == dict(num_beams=4, max_new_tokens=6, num_return_sequences=4)
     given = []
     model.language_model.generate = lambda prefix, prompts, **settings: given.append(settings) or ['a'] * len(prompts)
@@ -123,7 +149,10 @@ def test_settings_of_a_call_replace_those_of_the_config(tiny_generator):
     (dict(do_sample=True, top_p=1.5), 'top_p=1.5: expected a number above 0, at most 1'),
     (dict(num_beam=3), "generate has no setting 'num_beam'.*num_beams"),
     (dict(custom_generate='folder'), 'would run code'),
-    (dict(do_sample=True, seed=-1), 'seed is an integer from 0, got -1'),
+    (dict(do_sample=True, seed=-1), r'seed is an integer from 0, below 2\*\*63, got -1'),
+    (dict(do_sample=True, seed=2**63), r'seed is an integer from 0, below 2\*\*63, got 9223372036854775808'),
+    (dict(max_length=30), 'max_length is called max_new_tokens here, and does not count image and prompt'),
+    (dict(min_new_tokens=7), 'min_new_tokens=7 is more than max_new_tokens=6'),
     (dict(num_beams=0), 'num_beams=0: expected an integer from 1'),
     (dict(max_new_tokens=2.5), 'max_new_tokens=2.5: expected an integer from 1'),
     (dict(repetition_penalty=-1.), 'transformers refuses to generate with .*repetition_penalty'),

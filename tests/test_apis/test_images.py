@@ -1,6 +1,7 @@
 """Every kind of image gives the pixels that LoadImage gives, or an error that names it."""
 import functools
 import http.server
+import re
 import threading
 from pathlib import Path
 
@@ -166,6 +167,17 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def do_GET(self):
+        if self.path == '/short.png':
+            self.send_response(200)
+            self.send_header('Content-Length', '9999')
+            self.end_headers()
+            self.wfile.write(b'few bytes')
+        elif self.path == '/garbage.png':
+            self.wfile.write(b'no such protocol\r\n\r\n')
+        else:
+            super().do_GET()
+
 
 def test_urls(tmp_path, photo, address):
     (tmp_path / 'empty.png').touch()
@@ -178,6 +190,22 @@ def test_urls(tmp_path, photo, address):
         load_image(f'{address}/empty.png')
     with pytest.raises(DataError, match='is the address right'):
         load_image((tmp_path / 'none.png').as_uri())
+
+
+def test_urls_are_quoted_as_browsers_do(tmp_path, photo, address):
+    photo.rename(tmp_path / 'ä photo.png')
+    for name in ('ä photo.png', '%C3%A4%20photo.png', 'ä photo.png?a b=ö#c d'):
+        np.testing.assert_array_equal(pixels(f'{address}/{name}'), noise())
+
+
+def test_answers_that_are_no_image_are_said(tmp_path, address):
+    (tmp_path / 'page.png').write_text('<html>no</html>')
+    for url, message in ((f'{address}/page.png', r"no image that Pillow reads, it begins with b'<html>"),
+                         (f'{address}/short.png', 'the connection broke off after 9 of 9999 bytes: try again'),
+                         (f'{address}/garbage.png', 'no such protocol: is the address right'),
+                         ('http://host:port/a.png', "nonnumeric port: 'port': is the address right")):
+        with pytest.raises(DataError, match=re.escape(f'cannot read image 3 ({url}): {message}')):
+            load_image(url, 3)
 
 
 def test_no_server_is_a_clear_error(monkeypatch, address):

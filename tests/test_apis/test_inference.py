@@ -89,6 +89,8 @@ def test_retrieval_of_several_queries_and_its_arguments(representation, image, t
     texts = ['a red circle', 'two stars', 'a blue square']
     one = inference_model(representation, image, prototype=texts, topk=3)
     assert inference_model(representation, [image, image], prototype=texts, topk=3) == [one, one]
+    assert inference_model(representation, image, prototype=iter(texts), topk=3) == one
+    assert inference_model(representation, image, prototype={'two stars'})[0]['text'] == 'two stars'
     (tmp_path / 'texts.txt').write_text('\n'.join(texts))
     assert inference_model(representation, image, prototype=tmp_path / 'texts.txt', topk=3) == one
     cosines = inference_model(representation, image, prototype=texts, topk=3, fast_match=True, progress=False)
@@ -101,6 +103,8 @@ def test_retrieval_of_several_queries_and_its_arguments(representation, image, t
     found = inference_model(representation, 'two stars', prototype=tmp_path / 'photos', topk=2, prototype_cache=cache)
     assert sorted(row['img_path'] for row in found) == [str(tmp_path / 'photos' / name) for name in ('a.png', 'b.png')]
     assert all(row['sample']['img_path'] == row['img_path'] for row in found)
+    sample = inference_model(representation, 'two stars', prototype=tmp_path / 'photos', return_datasamples=True)
+    assert int(sample.pred_score.argmax()) == found[0]['sample_idx']
     assert inference_model(representation, ['two stars'], topk=2, prototype_cache=cache) == [found]
     inference_model(representation, image, prototype=texts, topk=2, show_dir=tmp_path / 'shown')
     assert [path.name for path in (tmp_path / 'shown').iterdir()] == ['picture.png']
@@ -126,6 +130,10 @@ def test_what_does_not_fit_a_retrieval_model_is_refused(representation, image):
         inference_model(representation, image, prototype=[image, 'a star'])
     with pytest.raises(ConfigError, match='this is a retrieval model, which answers no question'):
         inference_model(representation, image, 'what is it?')
+    with pytest.raises(ConfigError, match='topk is for a search: give the texts as prototype='):
+        inference_model(representation, image, texts=['a star'], topk=2)
+    with pytest.raises(ConfigError, match="ImageTextMatchingInferencer: a call has no argument 'prototype_cache'"):
+        inference_model(representation, image, texts=['a star'], prototype_cache='x')
 
 
 def test_an_image_is_compared_with_texts(representation, image):

@@ -1,11 +1,13 @@
 """Models are found by name, built with the weights that belong to them, and say what is wrong with a request."""
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmblip2 import get_model, list_models
 from mmblip2.apis import models
@@ -73,6 +75,19 @@ def test_names_are_listed_as_in_mmpretrain():
         name for name in every
         if name.startswith('blip2') and not name.startswith('blip2-opt') and 'flan' not in name}
     assert list_models('nothing-is-called-so') == [] == list_models(task='NLVR')
+
+
+def test_threads_may_build_at_the_same_time(tiny):
+    cfg, model, path = tiny
+
+    def scope():
+        return getattr(DefaultScope.get_current_instance(), 'scope_name', None)
+
+    before = scope()
+    with ThreadPoolExecutor(4) as pool:
+        built = list(pool.map(lambda _: get_model(cfg, pretrained=path, device='cpu'), range(24)))
+    assert all(same(one, model) for one in built)
+    assert scope() == before
 
 
 def test_names_are_listed_by_task():

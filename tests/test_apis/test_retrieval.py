@@ -109,6 +109,19 @@ def test_more_results_than_the_gallery_has_are_all_of_it(representation, photos,
     assert_same(search(TEXTS, topk=4), expected(table.itc.T, table.itm.T, 4, 4))  # all of them were re-ranked
 
 
+def test_data_samples_have_the_scores_of_the_best(representation, photos):
+    images = TextToImageRetrievalInferencer(representation, photos, progress=False)
+    texts = ImageToTextRetrievalInferencer(representation, TEXTS, progress=False)
+    for search, query in ((images, TEXTS), (texts, photos)):
+        found = search(query, topk=3, progress=False)
+        samples = search(query, topk=3, progress=False, return_datasamples=True)
+        for row, sample in zip(found, samples, strict=True):
+            assert sample.pred_score.shape == (len(search.prototype.rows),)
+            best = sample.pred_score.topk(4)
+            assert best.indices[:3].tolist() == [one['sample_idx'] for one in row]
+            assert best.values.tolist() == pytest.approx([*(one['match_score'] for one in row), float('-inf')])
+
+
 def test_of_equal_scores_the_lower_index_comes_first(representation, photos, monkeypatch):
     monkeypatch.setattr(retrieval, 'query_text_similarity',
                         lambda images, texts: torch.full((len(images), len(texts)), 0.5))
@@ -272,6 +285,9 @@ def test_what_is_no_gallery_is_refused(representation, photos, tmp_path, monkeyp
         cache.write_bytes(broken)
         with pytest.raises(CheckpointError, match='is no gallery'):
             TextToImageRetrievalInferencer(representation, photos, cache, fast_match=True, progress=False)
+    cache.write_bytes(whole[:-1] + b'\xff')
+    with pytest.raises(CheckpointError, match='file is broken .*: delete it, or give another prototype_cache'):
+        TextToImageRetrievalInferencer(representation, photos, cache, fast_match=True, progress=False)
     with pytest.raises(ConfigError, match='there is no gallery: give prototype='):
         TextToImageRetrievalInferencer(representation, None, tmp_path / 'none')
     with pytest.raises(CheckpointError, match='cannot write the gallery'):
@@ -360,6 +376,9 @@ def test_random_pipelines_and_sets_without_images_are_refused(representation, ph
     config = dict(type='TextCorpus', ann_file=str(tmp_path / 'texts.txt'), pipeline=[dict(type='PackInputs')])
     with pytest.raises(DataError, match='the samples of TextCorpus have no images'):
         TextToImageRetrievalInferencer(representation, config, progress=False)
+    for wrong in (dict(type='Nothing'), dict(config, colour='red')):
+        with pytest.raises(ConfigError, match='the data set that prototype describes cannot be built: .*(Noth|colour)'):
+            TextToImageRetrievalInferencer(representation, wrong, progress=False)
 
 
 def test_bad_input_says_what_to_do(representation, photos, tmp_path, tiny_generator):
@@ -442,8 +461,15 @@ def test_pictures_of_results(representation, photos, tmp_path):
     search('a star', topk=3, show_dir=tmp_path / 'small', figsize=(6, 3), resize=8)
     with Image.open(tmp_path / 'small' / names[0]) as picture:
         assert not np.array_equal(picture, drawn), 'resize changes nothing'
-    with pytest.raises(ConfigError, match=r'figsize is \(16,\), expected two numbers above 0'):
-        search('a star', figsize=(16,))
+    for wrong in ((16,), 16, (3, 0)):
+        with pytest.raises(ConfigError, match=f'figsize is {re.escape(repr(wrong))}, expected two numbers above 0'):
+            search('a star', figsize=wrong)
+    images = [Image.new('RGB', (9, 9))]
+    in_memory = TextToImageRetrievalInferencer(representation, images, tmp_path / 'g', progress=False)
+    in_memory('a star', show_dir=tmp_path / 'memory')
+    reopened = TextToImageRetrievalInferencer(representation, None, tmp_path / 'g')
+    with pytest.raises(DataError, match='image 0 of this gallery was never a file, so there is nothing to draw'):
+        reopened('a star', show_dir=tmp_path / 'memory')
 
     texts = ImageToTextRetrievalInferencer(representation, TEXTS, progress=False)
     texts([photos / 'photo_0.png'] * 2, topk=2, show_dir=tmp_path / 'texts')

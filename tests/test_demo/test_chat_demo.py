@@ -76,14 +76,15 @@ def test_a_typed_dialogue_goes_on_after_mistakes(run, photo, tmp_path):
     other = tmp_path / 'other.png'
     Image.new('RGB', (9, 9)).save(other)
     out, read = run(photo, '--model', 'x', '--show-dir', tmp_path / 'shown', typed=[
-        'what is it?', '', 'why?', ':help', '...', ':image nowhere.png', ':reset', 'and now?', f':image {other}',
-        'what is that?', ':quit', 'never read'])
+        'what is it?', '', 'why?', ':help', '...', ':image nowhere.png', ':image', ':reset', 'and now?',
+        f':image {other}', 'what is that?', ':quit', 'never read'])
     assert read == ['Question: what is it? Answer:', 'Question: what is it? Answer: A1. Question: why? Answer:',
                     'Question: and now? Answer:', 'Question: what is that? Answer:']
     text = '\n'.join(out)
     assert 'no command :help' in text and 'question 2 is empty' in text and 'nowhere.png): no such file' in text
     assert [line for line in out if line[:1] == 'A'] == ['A1', 'A2', 'A3', 'A4']
-    assert sorted(path.name for path in (tmp_path / 'shown').iterdir()) == ['other.png', 'photo.png', 'photo_1.png']
+    names = sorted(path.name for path in (tmp_path / 'shown').iterdir())
+    assert names == ['other.png', 'photo.png', 'photo_1.png']  # a wrong name ended no dialogue
 
 
 def test_the_end_of_the_input_ends_the_dialogue(run, photo):

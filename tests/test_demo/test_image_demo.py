@@ -88,6 +88,8 @@ def test_searches_and_comparisons(run, representation, photos, tmp_path):
     (['--template', '{}'], '--template is for --task vqa, this is caption'),
     (['--texts', 'a', '--sample', '--seed', '1'], 'writes no text: leave do_sample, seed out'),
     (['--question', 'a?', '--num-captions', '2'], '--num-captions is for --task caption, this is vqa'),
+    (['--topk', '3'], '--topk is for --task retrieval, this is caption'),
+    (['--texts', 'a', '--task', 'matching', '--topk', '3'], '--topk is for --task retrieval, this is matching'),
     (['--dtype', 'int8'], 'invalid choice'),
 ])
 def test_arguments_that_nothing_would_read_are_refused(capsys, arguments, message):

@@ -33,6 +33,12 @@ def test_any_mode_and_small_images_work(mode):
     assert drawn.mode == 'RGB' and drawn.width == 320
 
 
+def test_letters_with_accents_and_other_alphabets_are_drawn():
+    pytest.importorskip('matplotlib')
+    drawn = {draw_caption(red((20, 10)), [letter]).tobytes() for letter in 'uüéçßøжяλω'}
+    assert len(drawn) == 10, 'some look the same, as letters do that the font has not'
+
+
 def test_without_lines_nothing_is_added():
     assert draw_caption(red((400, 50)), []).size == (400, 50)
 

@@ -81,11 +81,12 @@ class Blip2Generation(VisionLanguageModel):
     def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
         """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H).
 
-        Outside training an image that several samples share, by their ``img_path``, is encoded once.
+        Outside training an image that several samples share, by their ``img_path`` and its pixels, is encoded once.
         """
         texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
         shared = None if self.training else _shared_rows(data_samples)
-        if shared is None:
+        # a file may have been written anew between two samples: frames of a video under one name
+        if shared is None or not torch.equal(images[shared.first][shared.of_sample], images):
             return self.prefix_of(self.encode_image(images, data_samples), texts)
         encoded, rows = self.encode_image(images[shared.first]), torch.tensor(shared.of_sample, device=images.device)
         return self.prefix_of(encoded.rows(rows), texts) if texts else self.prefix_of(encoded, texts)[rows]
