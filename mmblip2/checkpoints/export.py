@@ -62,8 +62,9 @@ def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), opt
     """
     from ..utils.meta import build_on_meta
     model = build_on_meta(cfg.model)
+    checkpoint = locate(checkpoint)
     content = io.read_checkpoint(checkpoint)
-    state, sources, notes = dict(content['state_dict']), [Path(checkpoint)], []
+    state, sources, notes = dict(content['state_dict']), [checkpoint], []
     read, absent = {}, []
     for name in model.frozen_parts():
         if any(key.startswith(f'{name}.') for key in state):
@@ -235,7 +236,7 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     extra = {key: (whole.state[key], shapes[key].dtype) for key in left}
     shards = _shards(entries, shard_size)
     size = sum(stream.nbytes(*entry) for entry in [*entries.values(), *extra.values()])
-    with _new_folder(out, size, force) as folder:
+    with _new_folder(out, size, force, whole.sources) as folder:
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         for name, tokenizer in tokenizers.items():
@@ -291,6 +292,9 @@ def _refuse(cfg, model):
                 'wide (OPT-350m); transformers projects the queries to the latter and then mixes the images of a batch')
         if not getattr(language, 'add_special_tokens', True):
             problems.append('model.language_model.add_special_tokens is False; its processor adds them')
+        if isinstance(cfg.model.language_model.get('tokenizer'), dict):  # SizeOnlyTokenizer of a bare folder
+            problems.append('model.language_model.tokenizer has no files, and its processor needs one: give the folder '
+                            'of a tokenizer')
     if problems:
         raise ConfigError('transformers has no class for this model: ' + '; '.join(problems))
 
@@ -438,10 +442,10 @@ def _shards(entries, limit):
 
 
 @contextlib.contextmanager
-def _new_folder(path, size, force):
+def _new_folder(path, size, force, sources):
     """A side folder that becomes ``path`` at the end, or is removed."""
     path = Path(path)
-    stream.check_target(path, size, force)
+    stream.check_target(path, size, force, folder=True, sources=sources)
     side = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         side.mkdir(parents=True)

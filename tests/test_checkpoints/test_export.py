@@ -286,6 +286,10 @@ def test_models_that_transformers_has_no_class_for_are_refused(trained, tmp_path
     cfg.model.vision = dict(trained[0].model.vision, pre_norm=True, patch_bias=False)
     with pytest.raises(ConfigError, match='pre_norm is True .*patch_bias is False'):
         export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg = copy.deepcopy(trained[0])  # as from a folder without a tokenizer
+    cfg.model.language_model.tokenizer = dict(type='SizeOnlyTokenizer', size=300)
+    with pytest.raises(ConfigError, match='language_model.tokenizer has no files, and its processor needs one'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
     assert not any(tmp_path.iterdir())
 
 
@@ -330,7 +334,10 @@ def test_folder_appears_whole_or_not_at_all(trained, tmp_path, monkeypatch):
     (out / 'kept').touch()
     with pytest.raises(CheckpointError, match='out exists already: give another name, or --force'):
         export_to_huggingface(cfg, checkpoint, out)
+    with pytest.raises(CheckpointError, match='out is a folder with other things than a model .*--force does not'):
+        export_to_huggingface(cfg, checkpoint, out, force=True)
     assert os.listdir(out) == ['kept']
+    (out / 'config.json').touch()
     export_to_huggingface(cfg, checkpoint, out, force=True)
     assert (out / 'model.safetensors').is_file() and not (out / 'kept').exists()
     assert os.listdir(tmp_path) == ['out']
