@@ -167,7 +167,8 @@ def _entry(text: str) -> dict | None:
     """The entry of the index with this name; or, for a model on the hub, with these weights."""
     index = model_index()
     return index.get(text.lower()) or next(
-        (entry for entry in index.values() if entry.get('Weights') == f'https://huggingface.co/{text}'), None)
+        (entry for entry in index.values()
+         if (entry.get('Weights') or '').lower() == f'https://huggingface.co/{text}'.lower()), None)
 
 
 def _weights_of_entry(entry, pretrained):
