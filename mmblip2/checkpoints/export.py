@@ -131,6 +131,22 @@ def _untie(language, state):
         output.weight = torch.nn.Parameter(torch.empty_like(output.weight), output.weight.requires_grad)
 
 
+def _untie_unscaled(whole):
+    """Write the output layer of a T5 that is its embedding and reads unscaled outputs as a tensor of its own:
+    transformers 4 scales wherever it ties, and 5 ties such a one if it was built there."""
+    language = getattr(whole.model, 'language_model', None)
+    if language is None or getattr(language.model.config, 'scale_decoder_outputs', True):
+        return
+    table, output = language.model.get_input_embeddings().weight, language.model.get_output_embeddings()
+    if output.weight is table:
+        names = [f'language_model.{name}' for name, value in language.state_dict(keep_vars=True).items()
+                 if value is table]
+        output.weight = torch.nn.Parameter(torch.empty_like(table), table.requires_grad)
+        own = next(f'language_model.{name}' for name, value in language.state_dict(keep_vars=True).items()
+                   if value is output.weight)
+        whole.state[own] = next(whole.state[name] for name in names if name in whole.state)
+
+
 def _complete(whole, expected, state, may_lack):
     """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding
     no more rows than the model has."""
@@ -218,6 +234,7 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     from ..utils.meta import build_on_meta
     _refuse(cfg, build_on_meta(cfg.model))
     whole = assemble(cfg, checkpoint)
+    _untie_unscaled(whole)
     model, notes, shapes = whole.model, whole.notes, whole.model.state_dict()
     layout = layouts.to_write('transformers', whole.state)
     tensors, left = layout.from_ours(whole.state)
