@@ -167,7 +167,8 @@ def _entry(text: str) -> dict | None:
     """The entry of the index with this name; or, for a model on the hub, with these weights."""
     index = model_index()
     return index.get(text.lower()) or next(
-        (entry for entry in index.values() if entry.get('Weights') == f'https://huggingface.co/{text}'), None)
+        (entry for entry in index.values()
+         if (entry.get('Weights') or '').lower() == f'https://huggingface.co/{text}'.lower()), None)
 
 
 def _weights_of_entry(entry, pretrained):
@@ -198,13 +199,16 @@ def _weights_of_config(text, cfg, pretrained):
 
 
 def _config_of(checkpoint, path):
-    """The config inside; of a file without one, the names it is known by are said."""
+    """The config inside; of a file without one, the names it is known by or its folder are said."""
+    from mmblip2.checkpoints.huggingface_config import is_huggingface_folder
     if not checkpoint['meta'].get('config'):
         names = [entry['Name'] for entry in model_index().values()
                  if (entry.get('Weights') or '').rpartition('/')[2] == Path(path).name]
         if names:
             raise CheckpointError(f'{path} has no config inside, and its name is that of the weights of '
                                   f'{" and ".join(names)}: call get_model({names[0]!r}, pretrained={str(path)!r})')
+        if is_huggingface_folder(folder := Path(path).parent):
+            raise CheckpointError(f'{path} has no config inside, but its folder has: call get_model({str(folder)!r})')
     return config_inside(checkpoint['meta'], path)
 
 

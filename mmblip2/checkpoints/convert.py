@@ -7,6 +7,7 @@ from ..errors import CheckpointError, ConfigError
 from . import io, layouts, stream
 from .export import assemble, export_to_huggingface, fingerprint_of
 from .parts import norm_eps
+from .sources import locate
 
 TARGETS = {'mmblip2': 'mmblip2', 'lavis': 'LAVIS', 'mmpretrain': 'mmpretrain', 'huggingface': 'transformers'}
 _IN_LAVIS = {'opt': 'opt', 't5': 't5', 'llama': 'llm'}  # what LAVIS calls a language model
@@ -35,12 +36,14 @@ def convert(source, out, to, config=None, whole=False, split=False, shard_size=5
         list[str]: What the user should know, one remark a line.
 
     Raises:
-        CheckpointError: The source cannot be read or does not fit, it is in that layout already, ``out`` exists, or the
-            disk has no room.
+        CheckpointError: The source cannot be read or does not fit, it is in that layout already, ``out`` exists or is
+            the source, or the disk has no room.
         ConfigError: A config is needed and there is none, or the layout has no such model.
     """
     if to not in TARGETS:
         raise ConfigError(f'to is {to!r}, expected one of {", ".join(TARGETS)}')
+    source = locate(source)
+    stream.check_target(out, 0, force, folder=to == 'huggingface', sources=(source,))
     content = io.read_checkpoint(source)
     if content['format'] == (io.FORMAT if to == 'mmblip2' else TARGETS[to]):
         raise CheckpointError(f'{source} is in the layout of {TARGETS[to]} already')
@@ -51,7 +54,7 @@ def convert(source, out, to, config=None, whole=False, split=False, shard_size=5
     if to == 'huggingface':
         return export_to_huggingface(_needed(cfg, source, to), source, out, shard_size, force)
     if to == 'mmblip2':
-        return _to_ours(content, Path(source), Path(out), cfg, split, force)
+        return _to_ours(content, source, Path(out), cfg, split, force)
     return _to_others(content, source, out, to, cfg, whole, force)
 
 
@@ -98,7 +101,7 @@ def _to_others(content, source, out, to, cfg, whole, force):
                      'here')
     file = {'model' if to == 'lavis' else 'state_dict': renamed, **({} if to == 'lavis' else dict(meta={})),
             **({io.EXTRA_KEY: {key: kept[key] for key in left}} if left else {})}
-    stream.check_target(out, sum(map(stream.nbytes, renamed.values())), force)
+    stream.check_target(out, sum(map(stream.nbytes, renamed.values())), force, sources=sources)
     stream.write_torch(file, out, sources)
     return [f'{out}: {layout}, {len(renamed)} tensors', *notes]
 
@@ -145,7 +148,7 @@ def _to_ours(content, source, out, cfg, split, force):
     files.update({beside(out, name): dict(format=io.FORMAT, meta={}, state_dict=part) for name, part in parts.items()})
     size = sum(sum(map(stream.nbytes, file['state_dict'].values())) for file in files.values())
     for path in files:
-        stream.check_target(path, size, force)
+        stream.check_target(path, size, force, sources=sources)
     for path, file in files.items():
         stream.write_torch(file, path, sources)
     return [f'{path}: mmblip2, {len(file["state_dict"])} tensors' for path, file in files.items()] + notes

@@ -62,8 +62,9 @@ def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), opt
     """
     from ..utils.meta import build_on_meta
     model = build_on_meta(cfg.model)
+    checkpoint = locate(checkpoint)
     content = io.read_checkpoint(checkpoint)
-    state, sources, notes = dict(content['state_dict']), [Path(checkpoint)], []
+    state, sources, notes = dict(content['state_dict']), [checkpoint], []
     read, absent = {}, []
     for name in model.frozen_parts():
         if any(key.startswith(f'{name}.') for key in state):
@@ -128,6 +129,22 @@ def _untie(language, state):
     found = [state[name] for name in names if name in state]
     if any(not torch.equal(found[0], other) for other in found[1:]):
         output.weight = torch.nn.Parameter(torch.empty_like(output.weight), output.weight.requires_grad)
+
+
+def _untie_unscaled(whole):
+    """Write the output layer of a T5 that is its embedding and reads unscaled outputs as a tensor of its own:
+    transformers 4 scales wherever it ties, and 5 ties such a one if it was built there."""
+    language = getattr(whole.model, 'language_model', None)
+    if language is None or getattr(language.model.config, 'scale_decoder_outputs', True):
+        return
+    table, output = language.model.get_input_embeddings().weight, language.model.get_output_embeddings()
+    if output.weight is table:
+        names = [f'language_model.{name}' for name, value in language.state_dict(keep_vars=True).items()
+                 if value is table]
+        output.weight = torch.nn.Parameter(torch.empty_like(table), table.requires_grad)
+        own = next(f'language_model.{name}' for name, value in language.state_dict(keep_vars=True).items()
+                   if value is output.weight)
+        whole.state[own] = next(whole.state[name] for name in names if name in whole.state)
 
 
 def _complete(whole, expected, state, may_lack):
@@ -217,6 +234,7 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     from ..utils.meta import build_on_meta
     _refuse(cfg, build_on_meta(cfg.model))
     whole = assemble(cfg, checkpoint)
+    _untie_unscaled(whole)
     model, notes, shapes = whole.model, whole.notes, whole.model.state_dict()
     layout = layouts.to_write('transformers', whole.state)
     tensors, left = layout.from_ours(whole.state)
@@ -235,7 +253,7 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     extra = {key: (whole.state[key], shapes[key].dtype) for key in left}
     shards = _shards(entries, shard_size)
     size = sum(stream.nbytes(*entry) for entry in [*entries.values(), *extra.values()])
-    with _new_folder(out, size, force) as folder:
+    with _new_folder(out, size, force, whole.sources) as folder:
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
         for name, tokenizer in tokenizers.items():
@@ -291,6 +309,9 @@ def _refuse(cfg, model):
                 'wide (OPT-350m); transformers projects the queries to the latter and then mixes the images of a batch')
         if not getattr(language, 'add_special_tokens', True):
             problems.append('model.language_model.add_special_tokens is False; its processor adds them')
+        if isinstance(cfg.model.language_model.get('tokenizer'), dict):  # SizeOnlyTokenizer of a bare folder
+            problems.append('model.language_model.tokenizer has no files, and its processor needs one: give the folder '
+                            'of a tokenizer')
     if problems:
         raise ConfigError('transformers has no class for this model: ' + '; '.join(problems))
 
@@ -438,10 +459,10 @@ def _shards(entries, limit):
 
 
 @contextlib.contextmanager
-def _new_folder(path, size, force):
+def _new_folder(path, size, force, sources):
     """A side folder that becomes ``path`` at the end, or is removed."""
     path = Path(path)
-    stream.check_target(path, size, force)
+    stream.check_target(path, size, force, folder=True, sources=sources)
     side = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         side.mkdir(parents=True)

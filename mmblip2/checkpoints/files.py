@@ -28,7 +28,8 @@ def read_file(path, map_location='cpu', mapped=True):
     """Content of one file.
 
     Args:
-        path (Path): ``.safetensors``, the ``index.json`` of shards, or else a file of ``torch.save``.
+        path (Path): ``.safetensors``, the ``index.json`` of shards, or else a file of ``torch.save``. Safetensors are
+            known by their content, too.
         map_location: Where the tensors go.
         mapped (bool): Leave the tensors on the disk until they are used. The file must not be changed meanwhile.
 
@@ -45,23 +46,44 @@ def read_file(path, map_location='cpu', mapped=True):
     if start.startswith(b'version https://git-lfs'):
         raise CheckpointError(f'{path} is a pointer of git-lfs and not the weights themselves: run git lfs pull in its '
                               'folder, or download it')
-    if path.suffix == '.safetensors':
+    is_zip = start.startswith(b'PK\x03\x04')
+    if is_zip and path.suffix == '.safetensors':
+        raise CheckpointError(f'{path} is a file of torch, or another zip file, and no safetensors: rename it to .pth '
+                              'if it is one of torch')
+    if path.suffix == '.safetensors' or start[8:9] == b'{':  # that has the size of its head before it
         return _read_safetensors(path, map_location)
     # only the zip files that torch writes since 1.6 can be mapped
-    return _read_torch(path, map_location, mapped and start.startswith(b'PK\x03\x04'))
+    return _read_torch(path, map_location, mapped and is_zip)
+
+
+def shards_of(index):
+    """Where an index says that tensors are.
+
+    Args:
+        index (Path): ``model.safetensors.index.json`` or ``pytorch_model.bin.index.json``.
+
+    Returns:
+        dict[str, str]: Names of tensors to names of files in its folder, which need not be there.
+
+    Raises:
+        CheckpointError: It is broken, or names what is not in its folder.
+    """
+    try:
+        places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+        shards = sorted(set(places.values()))
+        outside = [name for name in shards if Path(name).name != name or not name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f'{index} is broken ({type(error).__name__}: {error}): copy or download it '
+                              'again') from error
+    if outside:
+        raise CheckpointError(f'{index} names the shard {outside[0]!r}, which is not a file in its folder: refused')
+    return places
 
 
 def _read_shards(index, map_location, mapped):
     """Tensors of all shards that an index names."""
-    try:
-        places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
-        shards = sorted(set(places.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f'{index} is broken ({type(error).__name__}: {error}): copy or download it '
-                              'again') from error
-    outside = [name for name in shards if Path(name).name != name]
-    if outside:
-        raise CheckpointError(f'{index} names the shard {outside[0]!r}, which is not a file in its folder: refused')
+    places = shards_of(index)
+    shards = sorted(set(places.values()))
     missing = [name for name in shards if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(f'{index.parent} lacks {len(missing)} of the {len(shards)} shards that {index.name} '

@@ -41,32 +41,25 @@ _RETRIEVAL = {**_BLIP2, **_qformer('qformer.', 'layernorm', 'embeddings.'),
 
 # our keys that no class of transformers has a place for
 _NOWHERE = ('num_steps', 'itc_head.temperature', 'itg_head.*')
-_TEXT = ('qformer.word_embeddings.*', 'qformer.position_embeddings.*')
-_VISION = ('vision.*', 'vision_norm.*')
-_LANGUAGE = ('language_model.*', 'language_projection.*')
-_HEADS = ('itc_head.*', 'itm_head.*')
 
 
-def _layout(kind, table, may_lack=()):
+def _layout(kind, table):
     return Layout('transformers', kind, table, vision_norm_eps=1e-6, bias='fused',
                   buffers=('embeddings.position_ids', 'qformer.embeddings.position_ids',
                            'language_model.**.rotary_emb.inv_freq'),
-                  may_lack=_NOWHERE + may_lack, loses=_NOWHERE)
+                  loses=_NOWHERE)
 
 
 LAYOUTS = {layout.kind: layout for layout in (
     _layout('Blip2ForConditionalGeneration', {**_BLIP2, **_GENERATION}),  # Blip2Model has the same keys
     _layout('Blip2ForImageTextRetrieval', _RETRIEVAL),
-    _layout('Blip2TextModelWithProjection', _RETRIEVAL, (*_VISION, 'itc_head.vision_proj.*', 'itm_head.*')),
-    _layout('Blip2VisionModelWithProjection', _RETRIEVAL,
-            (*_TEXT, 'qformer.layers.*.text_*', 'itc_head.text_proj.*', 'itm_head.*')),
-    _layout('Blip2VisionModel', _vision(''), ('qformer.*', *_LANGUAGE, *_HEADS)),
-    _layout('Blip2QFormerModel', _qformer('', 'layernorm'),
-            (*_VISION, 'qformer.queries', *_TEXT, *_LANGUAGE, *_HEADS)),
+    _layout('Blip2TextModelWithProjection', _RETRIEVAL),
+    _layout('Blip2VisionModelWithProjection', _RETRIEVAL),
+    _layout('Blip2VisionModel', _vision('')),
+    _layout('Blip2QFormerModel', _qformer('', 'layernorm')),
     _layout('InstructBlipForConditionalGeneration', {**_INSTRUCT, **_GENERATION}),
-    _layout('InstructBlipModel', {**_INSTRUCT, **_BASE}, ('language_model.model.lm_head.*', )),
-    _layout('InstructBlipQFormerModel', _qformer('', 'embeddings.layernorm', 'embeddings.'),
-            (*_VISION, 'qformer.queries', *_LANGUAGE, *_HEADS)),
+    _layout('InstructBlipModel', {**_INSTRUCT, **_BASE}),
+    _layout('InstructBlipQFormerModel', _qformer('', 'embeddings.layernorm', 'embeddings.')),
 )}
 
 

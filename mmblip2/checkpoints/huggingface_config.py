@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError, first_lines
 from ..utils.log import say
+from .files import FOLDER_FILES, read_file, shards_of, weights_file
 
 _GENERATORS = ('Blip2ForConditionalGeneration', 'Blip2Model', 'InstructBlipForConditionalGeneration')
 # of the others: the sections of their config.json that they build; one without sections is a section itself
@@ -117,8 +118,9 @@ class _Reader:
                                   'wrote, or a model as downloaded from its hub')
         self.kind = self.class_name()
         bare = _PARTS[self.kind][0] if self.kind in _BARE else None
-        self.sections = {name: self.config if name == bare else dict(self.config.get(name) or {})
+        self.sections = {name: self.config if name == bare else self.config.get(name) or {}
                          for name in ('vision_config', 'qformer_config', 'text_config')}
+        self.check_types()
 
     def read(self, name):
         """The content of a JSON file of the folder, or an empty dict."""
@@ -136,11 +138,34 @@ class _Reader:
 
     def class_name(self):
         named = self.config.get('architectures') or []
+        named = [named] if isinstance(named, str) else named
         found = next((name for name in named if name in CLASSES), None)
         if found is None:
             raise ConfigError(f'{self.folder} holds {", ".join(named) or "no named class"} (model_type '
                               f'{self.config.get("model_type")!r}), expected one of {", ".join(CLASSES)}')
         return found
+
+    def check_types(self):
+        """Refuse values that no model can be built with, before transformers reads them.
+
+        Raises:
+            ConfigError: All of them.
+        """
+        for name, section in self.sections.items():
+            if not isinstance(section, dict):
+                raise ConfigError(f'{self.folder}: {name} is a {type(section).__name__}, expected a dict')
+        tables: Any = (('vision_config.', self.sections['vision_config'], _VISION),
+                       ('qformer_config.', self.sections['qformer_config'], _QFORMER),
+                       ('', self.config, dict(num_query_tokens=(None, 32), image_text_hidden_size=(None, 256))))
+        for name, section, table in tables:
+            for key, (_, default) in table.items():
+                value = section.get(key, default)
+                for item in value if isinstance(value, (list, tuple)) else [value]:
+                    kind = (int, float) if isinstance(default, float) else type(default)
+                    if not isinstance(item, kind) or isinstance(default, int) and item < 1:
+                        expected = {int: 'a whole number above 0', float: 'a number', str: 'a name'}[type(default)]
+                        self.problems.append(f'{name}{key} is {value!r}, expected {expected}')
+        self.finish()
 
     def finish(self):
         """Say what was noticed.
@@ -381,16 +406,28 @@ class _Reader:
         resample = given.get('resample', 3)
         if resample not in _FILTERS:
             self.problems.append(f'resample of the image processor is {resample!r}, expected one of {_FILTERS}')
-        unit = given.get('rescale_factor', 1 / 255) if given.get('do_rescale', True) else 1.
-        mean, std = given.get('image_mean', _CLIP_MEAN), given.get('image_std', _CLIP_STD)
+        unit = self.numbers(given, 'rescale_factor', 1 / 255, 1)[0] if given.get('do_rescale', True) else 1.
+        mean, std = self.numbers(given, 'image_mean', _CLIP_MEAN, 3), self.numbers(given, 'image_std', _CLIP_STD, 3)
         if given.get('do_normalize') is False:
-            mean, std = (0., 0., 0.), (1., 1., 1.)
+            mean, std = [0.] * 3, [1.] * 3
         preprocessor = dict(type='ImageTextPreprocessor', mean=[value / unit for value in mean],
                             std=[value / unit for value in std])
         resize = dict(type='Resize', scale=image_size)
         if resample != 3:
             resize['filter'] = _FILTERS.get(resample)
         return preprocessor, [resize]
+
+
+    def numbers(self, given, key, default, count):
+        """``count`` numbers of the image processor; one number is that of every channel."""
+        value = given.get(key, default)
+        found = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if (len(found) == count and all(isinstance(item, (int, float)) for item in found)
+                and (key == 'image_mean' or all(found))):
+            return found
+        self.problems.append(f'{key} of the image processor is {value!r}, expected {count} number'
+                             f'{"s" if count > 1 else ""}' + ('' if key == 'image_mean' else ' other than 0'))
+        return [1.] * count
 
 
 def has_tokenizer(folder) -> bool:
@@ -407,19 +444,16 @@ def tensor_names(folder) -> set[str]:
     Raises:
         CheckpointError: It has none of these, or one that cannot be read.
     """
-    folder = Path(folder)
-    for name in ('model.safetensors', 'pytorch_model.bin'):
-        index, file = folder / f'{name}.index.json', folder / name
-        if index.is_file():
-            return set(json.loads(index.read_text(encoding='utf-8'))['weight_map'])
-        if file.is_file() and file.suffix == '.safetensors':
-            from safetensors import SafetensorError, safe_open
-            try:
-                with safe_open(str(file), 'pt') as content:
-                    return set(content.keys())
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f'{file} is broken or incomplete ({error}): copy or download it again') from error
-        if file.is_file():
-            from .io import read_checkpoint
-            return set(read_checkpoint(file)['state_dict'])
-    raise CheckpointError(f'{folder} has no model.safetensors, pytorch_model.bin or index of their shards')
+    file = weights_file(folder)
+    if file is None:
+        raise CheckpointError(f'{folder} has no {FOLDER_FILES}')
+    if file.name.endswith('.index.json'):
+        return set(shards_of(file))
+    if file.suffix != '.safetensors':
+        return set(read_file(file))
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(str(file), 'pt') as content:
+            return set(content.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f'{file} is broken or incomplete ({error}): copy or download it again') from error

@@ -49,7 +49,8 @@ _REAL = {
 }
 # Packages whose objects are made by calls, which do nothing here.
 _INERT_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain', 'mmblip2', 'numpy', 'collections', 'copyreg', 'datetime', 'torch')
-_INERT_NAMES = (('builtins', 'getattr'), ('builtins', 'set'), ('builtins', 'frozenset'), ('_codecs', 'encode'),
+_INERT_NAMES = (('builtins', 'getattr'), ('builtins', 'set'), ('builtins', 'frozenset'), ('builtins', 'bytes'),
+                ('builtins', 'bytearray'), ('builtins', 'complex'), ('builtins', 'slice'), ('_codecs', 'encode'),
                 ('pathlib', 'PosixPath'), ('pathlib', 'PurePosixPath'), ('pathlib', 'WindowsPath'))
 
 

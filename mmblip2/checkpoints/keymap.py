@@ -27,16 +27,13 @@ class Converted:
 
     Attributes:
         state: Tensors by our names: those of the file or views of them.
-        dropped: Keys of the file that hold nothing of the model's: buffers, and second names of tensors.
+        dropped: Keys of the file that hold nothing of the model's: buffers, and second names of tensors, also of such
+            as are not in the file (the output layer of a frozen language model, which is its embedding).
         notes: Remarks for the reader, one a line.
-        leaked: Tensors by our names that the file holds only as second names of weights that it does not hold (the
-            output layer of a frozen language model, which is its embedding). They are in ``dropped``, not in ``state``;
-            the language model that they come from has the same values.
     """
     state: State
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    leaked: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ class Layout:
         aliases: Keys of a second name, to the key of the tensor whose name it is.
         leaks: Keys of second names of weights that the file does not hold.
         flat: Keys of tensors that have fewer axes there, to their number.
-        may_lack: fnmatch patterns of our keys that a file of this kind need not have.
-        loses: fnmatch patterns of our keys that it has no place for, which is no fault.
+        loses: fnmatch patterns of our keys that it has no place for: to lack them is no fault of a file.
     """
     name: str
     kind: str
@@ -67,7 +63,6 @@ class Layout:
     aliases: dict[str, str] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
     flat: dict[str, int] = field(default_factory=dict)
-    may_lack: tuple[str, ...] = ()
     loses: tuple[str, ...] = ('num_steps', )
 
     def __str__(self):
@@ -94,7 +89,7 @@ class Layout:
         state = without_wrapper(state)
         unknown = []
         for key, value in state.items():
-            if self._leftover(key, value, state, found):
+            if self._leftover(key, value, state):
                 found.dropped.append(key)
                 continue
             name = rename(key)
@@ -112,7 +107,7 @@ class Layout:
             self._split_biases(found)
         return found
 
-    def _leftover(self, key, value, state, found):
+    def _leftover(self, key, value, state):
         """Whether ``key`` holds nothing of its own, which is checked."""
         if any(_pattern(buffer).fullmatch(key) for buffer in self.buffers):
             if key.endswith('position_ids') and not _counts(value):
@@ -120,11 +115,10 @@ class Layout:
                                       'another order are unknown here')
             return True
         if key in self.leaks:
-            first = next(iter(found.leaked.values()), value)
+            first = next(state[name] for name in self.leaks if name in state)
             if not _equal(first, value):
                 raise CheckpointError(f'{_named(k for k in self.leaks if k in state)} differ, and are one tensor in '
                                       f'{self}: is the file broken?')
-            found.leaked[_renamer(tuple(self.table.items()))(key)] = value
             return True
         twin = self.aliases.get(key)
         if twin is None:

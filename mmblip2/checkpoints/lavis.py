@@ -74,8 +74,7 @@ def layout(vision: str = 'eva', language: str | None = None, leaks: tuple[str, .
         'LAVIS', f'with {language}_proj' if language else 'stage 1 or retrieval', table, vision_norm_eps=1e-5,
         bias='full' if vision == 'clip' else 'split',
         buffers=('Qformer.bert.embeddings.position_ids', 'llm_model.**.rotary_emb.inv_freq'), aliases=_ALIASES,
-        leaks=leaks, flat={'visual_encoder.class_embedding': 1, 'visual_encoder.positional_embedding': 2},
-        may_lack=('num_steps', 'vision.*', 'language_model.*'))
+        leaks=leaks, flat={'visual_encoder.class_embedding': 1, 'visual_encoder.positional_embedding': 2})
 
 
 def recognise(keys: Iterable[str]) -> Layout | None:

@@ -41,9 +41,8 @@ _ALIASES = {
 _BUFFERS = ('multimodal_backbone.bert.embeddings.position_ids', )
 
 RETRIEVAL = Layout('mmpretrain', 'retrieval', {**_SHARED, **_RETRIEVAL}, vision_norm_eps=1e-5, buffers=_BUFFERS,
-                   aliases=_ALIASES, may_lack=('num_steps', ))
-GENERATION = Layout('mmpretrain', 'caption or VQA', {**_SHARED, **_GENERATION}, vision_norm_eps=1e-5, buffers=_BUFFERS,
-                    may_lack=('num_steps', 'language_model.*'))
+                   aliases=_ALIASES)
+GENERATION = Layout('mmpretrain', 'caption or VQA', {**_SHARED, **_GENERATION}, vision_norm_eps=1e-5, buffers=_BUFFERS)
 
 
 def recognise(keys: Iterable[str]) -> Layout | None:

@@ -4,7 +4,6 @@
 its last name: ``eva_vit_g.pth``, ``blip2-opt-2.7b`` (or ``Salesforce/blip2-opt-2.7b``).
 """
 import hashlib
-import json
 import os
 import re
 import urllib.request
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..errors import CheckpointError, first_lines
+from .files import shards_of, weights_file
 
 LAVIS = 'https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/'
 MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v1/blip2/'
@@ -67,6 +67,8 @@ def locate(source: str | Path, what: str = 'checkpoint') -> Path:
     origin = _published(text)
     try:
         if urlsplit(origin).scheme in ('https', 'http'):
+            if _name(origin) in ('', '..'):
+                raise ValueError('the address does not end in the name of a file')
             return _download_file(origin, _hub_cache() / _name(origin))
         if is_hub_name(origin):
             return _download_folder(origin)
@@ -94,7 +96,7 @@ def find(source: str | Path) -> tuple[Path | None, list[str]]:
     """
     text = str(source)
     tried = []
-    if text.startswith('file://'):
+    if text.lower().startswith('file://'):
         path = Path(urllib.request.url2pathname(urlsplit(text).path))
         return (_checked(path) if path.exists() else None), [str(path)]
     if '://' not in text:
@@ -180,11 +182,13 @@ def _from_there(path: Path, url: str) -> bool:
 
 def _is_whole(folder: Path) -> bool:
     """Whether a model's folder has weights, and all parts of them."""
-    for index in folder.glob('*.index.json'):
-        parts = set(json.loads(index.read_text(encoding='utf-8')).get('weight_map', {}).values())
-        if parts and all((folder / part).is_file() for part in parts):
-            return True
-    return any((folder / name).is_file() for name in ('model.safetensors', 'pytorch_model.bin'))
+    file = weights_file(folder)
+    if file is None or not file.name.endswith('.index.json'):
+        return file is not None
+    try:
+        return all((folder / part).is_file() for part in shards_of(file).values())
+    except CheckpointError:  # it came half
+        return False
 
 
 def _said_hash(name: str) -> str:
@@ -221,11 +225,13 @@ def _download_file(url: str, path: Path) -> Path:
     with FileLock(f'{path}.lock'):
         if path.is_file() and _from_there(path, url):  # another process was first
             return path
-        side = path.with_name(f'{path.name}.{os.getpid()}.part')
+        side = path.with_name(f'{path.name}.part')  # what a killed process left is overwritten
         try:
             digest = hashlib.sha256()
             with open(side, 'wb') as file:
                 for block in _blocks(url, path.name):
+                    if file.tell() == 0 and block.lstrip().startswith(b'<'):
+                        raise OSError('what came is a web page and no weights')
                     digest.update(block)
                     file.write(block)
                 file.flush()

@@ -148,13 +148,15 @@ def write_safetensors(tensors, path, sources=(), metadata=None):
                 file.write(raw.data)
 
 
-def check_target(path, size, force=False):
-    """Refuse to write where something is, or where there is no room.
+def check_target(path, size, force=False, folder=False, sources=()):
+    """Refuse to write where something else is, or where there is no room.
 
     Args:
         path (str | Path): File or folder to be written.
         size (int): Bytes.
-        force (bool): Whether what is there may be replaced.
+        force (bool): Whether what is there may be replaced: a file by a file, a model's folder by one.
+        folder (bool): Whether a folder is to be written.
+        sources (Iterable[Path]): What is read for it, and is not replaced, whatever ``force`` is.
 
     Raises:
         CheckpointError: With the numbers.
@@ -162,7 +164,16 @@ def check_target(path, size, force=False):
     path = Path(path)
     if path.exists() and not force:
         raise CheckpointError(f'{path} exists already: give another name, or --force to replace it')
-    place = next(folder for folder in path.absolute().parents if folder.is_dir())
+    if path.exists() and path.is_dir() != folder:
+        raise CheckpointError(f'{path} is a {"file, and a folder" if folder else "folder, and a file"} is to be '
+                              'written: give another name')
+    if path.is_dir() and any(path.iterdir()) and not (path / 'config.json').is_file():
+        raise CheckpointError(f'{path} is a folder with other things than a model (it has no config.json), which '
+                              '--force does not remove: give another name')
+    read = next((source for source in sources if Path(source).resolve().is_relative_to(path.resolve())), None)
+    if read is not None:
+        raise CheckpointError(f'{read} is read for {path}, which would replace it: give another name')
+    place = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(place).free
     if free < size:
         raise CheckpointError(f'{path} needs {size / 2**30:.2f} GiB, and {place} has {free / 2**30:.2f} GiB left: make '

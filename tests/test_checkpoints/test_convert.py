@@ -2,12 +2,14 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmblip2.apis import get_model
 from mmblip2.checkpoints import io
@@ -227,6 +229,58 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(exported, tmp_path)
     with pytest.raises(ConfigError, match="freezes 'qformer', whose weights would be in no file"):
         convert(tmp_path / 'lavis.pth', tmp_path / 'out', 'mmblip2', config=cfg)
     assert sorted(os.listdir(tmp_path)) == ['any.pth', 'lavis.pth']
+
+
+def test_force_replaces_neither_the_source_nor_what_is_no_model(exported, tmp_path):
+    file, work = tmp_path / 'trained.pth', tmp_path / 'work'
+    work.mkdir()
+    shutil.copy(exported('opt')[2].parent / 'trained.pth', file)
+    shutil.copy(file, work / 'iter_1.pth')
+    (work / 'config.json').touch()
+    for source, out, to, message in (
+            (file, file, 'lavis', 'trained.pth is read for .*trained.pth, which would replace it'),
+            (work / 'iter_1.pth', work, 'huggingface', 'iter_1.pth is read for .*work, which would replace it'),
+            (file, work, 'lavis', 'work is a folder, and a file is to be written'),
+            (work / 'iter_1.pth', file, 'huggingface', 'trained.pth is a file, and a folder is to be written')):
+        with pytest.raises(CheckpointError, match=message):
+            convert(source, out, to, force=True)
+    assert io.read_checkpoint(file)['format'] == io.read_checkpoint(work / 'iter_1.pth')['format'] == io.FORMAT
+    assert sorted(os.listdir(tmp_path)) == ['trained.pth', 'work']
+
+
+@pytest.mark.parametrize('to', ['mmblip2', 'lavis'])
+def test_source_may_be_a_url(exported, tmp_path, to):
+    folder = exported('opt')[2]
+    convert(folder.as_uri(), tmp_path / 'url.pth', to)
+    convert(folder, tmp_path / 'path.pth', to)
+    one, other = (io.read_checkpoint(tmp_path / f'{name}.pth') for name in ('url', 'path'))
+    assert_same(one['state_dict'], other['state_dict'])
+    assert one['meta'] == other['meta']
+
+
+def test_words_that_a_folder_lacks_are_rows_of_zeros(exported, tmp_path):
+    """The folder has a row for each of BERT's words, and ours has [DEC] too."""
+    shutil.copytree(exported('instruct-llama')[2], tmp_path / 'folder')
+    state, name = {}, 'qformer.embeddings.word_embeddings.weight'
+    for file in (tmp_path / 'folder').glob('model-*.safetensors'):
+        state.update(load_file(file))
+        file.unlink()
+    (tmp_path / 'folder' / 'model.safetensors.index.json').unlink()
+    words = len(state[name])
+    state[name] = state[name][:-1].clone()
+    save_file(state, tmp_path / 'folder' / 'model.safetensors')
+    config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
+    config['qformer_config']['vocab_size'] = words - 1
+    (tmp_path / 'folder' / 'config.json').write_text(json.dumps(config))
+    for file in (tmp_path / 'folder' / 'qformer_tokenizer').iterdir():
+        file.unlink()
+    shutil.copytree(exported('instruct-llama')[0].model.tokenizer.path, tmp_path / 'folder' / 'qformer_tokenizer',
+                    dirs_exist_ok=True)
+    lines = convert(tmp_path / 'folder', tmp_path / 'ours.pth', 'mmblip2')
+    assert f'qformer: the file has {words - 1} words and the model {words}: the last 1 row of word_embeddings are ' \
+        'zero' in lines
+    table = io.read_checkpoint(tmp_path / 'ours.pth')['state_dict']['qformer.word_embeddings.weight']
+    assert torch.equal(table[:-1], state[name]) and not table[-1].any()
 
 
 def test_file_without_config_is_used_with_one(exported, tmp_path):

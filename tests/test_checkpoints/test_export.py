@@ -236,6 +236,22 @@ def test_norm_with_another_epsilon_is_said_and_comes_back(folders, tmp_path):
         assert torch.equal(found[key], state[key])
 
 
+@pytest.mark.skipif(not hasattr(transformers.T5Config(), 'scale_decoder_outputs'), reason='transformers 4 scales all')
+def test_tied_t5_that_does_not_scale_is_written_untied(folders, tmp_path):
+    """transformers 4 scales the outputs of every tied T5, and would make another model of it."""
+    cfg, model = make('t5', folders, tmp_path, tie_word_embeddings=True, scale_decoder_outputs=False)
+    assert model.language_model.model.lm_head.weight is model.language_model.model.shared.weight
+    export_to_huggingface(cfg, tmp_path / 'trained.pth', tmp_path / 'folder')
+    text = json.loads((tmp_path / 'folder' / 'config.json').read_text())['text_config']
+    assert text['tie_word_embeddings'] is text['scale_decoder_outputs'] is False
+    written = load_file(tmp_path / 'folder' / 'model.safetensors')
+    assert torch.equal(written['language_model.lm_head.weight'], written['language_model.shared.weight'])
+    ours = get_model(tmp_path / 'folder', device='cpu')
+    for key, value in ours.language_model.state_dict().items():
+        assert torch.equal(value, model.language_model.state_dict()[key]), key
+    assert ours.language_model.model.config.scale_decoder_outputs is False
+
+
 def test_tensors_have_the_types_of_the_model(folders, tmp_path):
     cfg, _ = make('llama', folders, tmp_path)
     cfg.model.language_model.dtype = 'bfloat16'
@@ -286,6 +302,10 @@ def test_models_that_transformers_has_no_class_for_are_refused(trained, tmp_path
     cfg.model.vision = dict(trained[0].model.vision, pre_norm=True, patch_bias=False)
     with pytest.raises(ConfigError, match='pre_norm is True .*patch_bias is False'):
         export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
+    cfg = copy.deepcopy(trained[0])  # as from a folder without a tokenizer
+    cfg.model.language_model.tokenizer = dict(type='SizeOnlyTokenizer', size=300)
+    with pytest.raises(ConfigError, match='language_model.tokenizer has no files, and its processor needs one'):
+        export_to_huggingface(cfg, checkpoint, tmp_path / 'out')
     assert not any(tmp_path.iterdir())
 
 
@@ -330,7 +350,10 @@ def test_folder_appears_whole_or_not_at_all(trained, tmp_path, monkeypatch):
     (out / 'kept').touch()
     with pytest.raises(CheckpointError, match='out exists already: give another name, or --force'):
         export_to_huggingface(cfg, checkpoint, out)
+    with pytest.raises(CheckpointError, match='out is a folder with other things than a model .*--force does not'):
+        export_to_huggingface(cfg, checkpoint, out, force=True)
     assert os.listdir(out) == ['kept']
+    (out / 'config.json').touch()
     export_to_huggingface(cfg, checkpoint, out, force=True)
     assert (out / 'model.safetensors').is_file() and not (out / 'kept').exists()
     assert os.listdir(tmp_path) == ['out']

@@ -266,14 +266,43 @@ def test_a_folder_is_recognised_by_its_config(write, tmp_path):
     assert not is_huggingface_folder('blip2_8xb32_retrieval')
 
 
+def test_values_of_another_type_are_named_before_anything_is_built(write):
+    folder = write(vision_config__hidden_size='32', vision_config__patch_size=[7, -7],
+                   vision_config__layer_norm_eps='x', qformer_config__num_hidden_layers=0,
+                   qformer_config__hidden_size=None, num_query_tokens=2.5)
+    with pytest.raises(ConfigError) as error:
+        config_from_folder(folder)
+    for problem in ("vision_config.hidden_size is '32', expected a whole number above 0",
+                    'vision_config.patch_size is [7, -7]', "vision_config.layer_norm_eps is 'x', expected a number",
+                    'qformer_config.num_hidden_layers is 0', 'qformer_config.hidden_size is None',
+                    'num_query_tokens is 2.5'):
+        assert problem in str(error.value)
+    with pytest.raises(ConfigError, match='vision_config is a list, expected a dict'):
+        config_from_folder(write(vision_config=[1]))
+
+
+def test_numbers_of_the_image_processor(write):
+    made = config_from_folder(write(processor=dict(PROCESSOR, image_mean=0.5))).model.data_preprocessor
+    assert made['mean'] == [127.5] * 3  # one number is that of every channel, as in transformers
+    wrong = dict(PROCESSOR, image_mean='x', image_std=[1., 0., 1.], rescale_factor=0)
+    with pytest.raises(ConfigError) as error:
+        config_from_folder(write(processor=wrong))
+    for problem in ("image_mean of the image processor is 'x', expected 3 numbers;",
+                    'image_std of the image processor is [1.0, 0.0, 1.0], expected 3 numbers other than 0',
+                    'rescale_factor of the image processor is 0, expected 1 number other than 0'):
+        assert problem in str(error.value)
+
+
 def test_names_of_tensors_are_read_from_every_kind_of_file(tmp_path):
     import torch
     from safetensors.torch import save_file
     state = dict(query_tokens=torch.zeros(1, 2, 4))
-    with pytest.raises(CheckpointError, match='has no model.safetensors, pytorch_model.bin or index'):
+    with pytest.raises(CheckpointError, match='has no model.safetensors, pytorch_model.bin, or shards'):
         tensor_names(tmp_path)
-    torch.save(state, tmp_path / 'pytorch_model.bin')
-    assert tensor_names(tmp_path) == {'query_tokens'}
+    whole = dict(state, **{'qformer.encoder.layer.0.attention.attention.key.bias': torch.zeros(4),
+                           'language_model.lm_head.weight': torch.zeros(2, 4)})
+    torch.save(whole, tmp_path / 'pytorch_model.bin')
+    assert tensor_names(tmp_path) == whole.keys()  # as they are there, not in our names
     save_file(state, tmp_path / 'model.safetensors')
     assert tensor_names(tmp_path) == {'query_tokens'}
     (tmp_path / 'model.safetensors').unlink()

@@ -91,7 +91,8 @@ def test_a_file_of_mmengines_runner_gives_its_weights(mmengine_file):
 def test_what_is_unknown_is_inert_and_left_out(tmp_path):
     tensors = OrderedDict(w=torch.randn(2), b=torch.ones(3, dtype=torch.bfloat16), p=nn.Parameter(torch.zeros(1)))
     torch.save(dict(state_dict=tensors, extra=Unknown(), table=defaultdict(list, a=[1]), rows=[Unknown(), 5],
-                    scalar=np.float64(3.), dtype=torch.float16), tmp_path / 'file.pth')
+                    scalar=np.float64(3.), dtype=torch.float16, empty=np.array([]), part=slice(1, 2), number=1j),
+               tmp_path / 'file.pth')  # empty as the history of a value that was never logged
     content = inert.load_inert(tmp_path / 'file.pth')
     assert isinstance(content['extra'], inert.StandIn) and not hasattr(content['extra'], 'secret')
     plain = inert.without_stand_ins(content)

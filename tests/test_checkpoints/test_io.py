@@ -235,6 +235,15 @@ def test_folder_of_transformers_is_read_safetensors_first(tmp_path):
     assert list(io.read_checkpoint(tmp_path)['state_dict']) == ['b']
 
 
+def test_renamed_files_are_read_or_named(tmp_path):
+    from safetensors.torch import save_file
+    save_file(dict(a=torch.ones(2)), tmp_path / 'renamed.pth')
+    assert torch.equal(io.read_checkpoint(tmp_path / 'renamed.pth')['state_dict']['a'], torch.ones(2))
+    torch.save(dict(a=torch.ones(2)), tmp_path / 'renamed.safetensors')
+    with pytest.raises(CheckpointError, match='renamed.safetensors is a file of torch, .* rename it to .pth'):
+        io.read_checkpoint(tmp_path / 'renamed.safetensors')
+
+
 def test_file_url_is_read(tmp_path):
     save(tmp_path / 'a b.pth', dict(a=torch.ones(1)))
     assert list(io.read_checkpoint((tmp_path / 'a b.pth').as_uri())['state_dict']) == ['a']

@@ -1,7 +1,6 @@
 """The names of LAVIS: whole key sets of the published models, both ways, and the values behind the names."""
 import re
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -53,8 +52,6 @@ def test_whole_key_sets_of_the_published_models(name):
     converted = layout.to_ours(empty(expected))
     assert shapes(converted.state) == {key: shape for key, shape in shapes(mine).items() if key != 'num_steps'}
     assert sorted(converted.dropped) == sorted(key for key in expected if key == BUFFER or '.decoder.' in key)
-    missing = [key for key in state if key not in converted.state]
-    assert all(any(fnmatch(key, pattern) for pattern in layout.may_lack) for key in missing)
     assert layout.name == 'LAVIS' and layout.vision_norm_eps == 1e-5
 
 
@@ -148,15 +145,13 @@ def test_leaked_second_names_of_a_frozen_embedding(language):
     found = layouts.recognise(file).to_ours(file)
     assert found.dropped == [BUFFER, *LEAKS[language]]
     assert not any(key.startswith('language_model.') for key in found.state)
-    assert found.leaked.keys() == {f'language_model.model.{key[len(language) + 7:]}' for key in LEAKS[language]}
-    assert all(value is table for value in found.leaked.values())
 
 
 def test_a_whole_language_model_is_no_leak():
     file = drawn(lavis(language=('opt_proj', 8), text=False, **SMALL_BERT))
     file['opt_model.model.decoder.embed_tokens.weight'] = file['opt_model.lm_head.weight'] = torch.randn(30, 8)
     found = layouts.recognise(file).to_ours(file)
-    assert found.dropped == [BUFFER] and not found.leaked
+    assert found.dropped == [BUFFER]
     assert found.state['language_model.model.lm_head.weight'] is file['opt_model.lm_head.weight']
     assert 'language_model.model.model.decoder.embed_tokens.weight' in found.state
 

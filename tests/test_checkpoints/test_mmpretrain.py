@@ -1,6 +1,5 @@
 """The names of mmpretrain: whole key sets of its two kinds of BLIP-2, both ways, and the values behind the names."""
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,6 @@ def test_whole_key_sets_of_the_published_models(kind):
     converted = layout.to_ours(empty(expected))
     assert shapes(converted.state) == {key: shape for key, shape in shapes(mine).items() if key != 'num_steps'}
     assert sorted(converted.dropped) == sorted(key for key in expected if key == BUFFER or '.decoder.' in key)
-    missing = [key for key in state if key not in converted.state]
-    assert all(any(fnmatch(key, pattern) for pattern in layout.may_lack) for key in missing)
     assert layout.name == 'mmpretrain' and layout.vision_norm_eps == 1e-5
 
 

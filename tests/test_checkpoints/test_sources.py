@@ -96,6 +96,11 @@ def test_models_of_the_hub_are_found_in_the_variable_and_in_the_cache(places, mo
     monkeypatch.setattr('huggingface_hub.file_download.constants.HF_HUB_CACHE', str(places / 'hub'))
     with pytest.raises(CheckpointError, match='owner/model not found'):
         locate('owner/model')  # a part is missing
+    for broken in (b'{"weight_m', b'[]'):
+        write(snapshot / 'model.safetensors.index.json', broken)
+        with pytest.raises(CheckpointError, match='owner/model not found'):
+            locate('owner/model')
+    write(snapshot / 'model.safetensors.index.json', json.dumps(index).encode())
     write(snapshot / 'model-2.safetensors')
     assert locate('owner/model') == snapshot
     (places / 'mine' / 'model').mkdir(parents=True)
@@ -122,14 +127,23 @@ def test_a_download_is_kept_with_its_hash_checked(places, server):
     ('model-12345678.pth', r'sha256 \w{8}\.\.\., its name says 12345678'),
     ('short.pth', 'ended after 3500 of 7000 bytes|IncompleteRead'),
     ('missing.pth', 'HTTP Error 404'),
+    ('page.pth', 'what came is a web page'),
+    ('folder/..', 'the address does not end in the name of a file'),
 ])
 def test_what_is_not_whole_gets_no_name(places, server, name, message):
-    if name != 'missing.pth':
-        write(server.folder / name)
+    if name not in ('missing.pth', 'folder/..'):
+        write(server.folder / name, b'\n<!DOCTYPE html>' if name == 'page.pth' else CONTENT)
+    (places / 'torch' / 'hub' / 'checkpoints').mkdir(parents=True)
     with pytest.raises(CheckpointError, match=f'could not be downloaded from {server.url}/{name}.*({message})'):
         locate(f'{server.url}/{name}')
     left = {path.name for path in (places / 'torch' / 'hub' / 'checkpoints').iterdir()}
     assert left <= {f'{name}.lock'}
+
+
+def test_what_a_killed_process_left_is_overwritten(places, server):
+    left = write(places / 'torch' / 'hub' / 'checkpoints' / 'model.pth.part', b'half')
+    write(server.folder / 'model.pth')
+    assert locate(f'{server.url}/model.pth').read_bytes() == CONTENT and not left.exists()
 
 
 def test_a_date_is_no_hash(server):
@@ -154,7 +168,7 @@ def test_one_of_several_downloads_and_the_others_wait(server):
 
 def test_file_urls(places):
     path = write(places / 'a folder' / f'model-{HASH}.pth')
-    assert locate(path.as_uri()) == path
+    assert locate(path.as_uri()) == locate(path.as_uri().replace('file:', 'FILE:')) == path
     path.write_bytes(b'other')
     with pytest.raises(CheckpointError, match='is not the file that its name says'):
         locate(path.as_uri())

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from mmblip2.apis import FeatureExtractor, get_model, inference_model
 from mmblip2.checkpoints.huggingface_config import config_from_folder
-from mmblip2.errors import ConfigError
+from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
@@ -255,6 +255,12 @@ def test_vision_model(saved, photos):
     with pytest.raises(ConfigError, match='vision encoder without a Q-Former: get_image_features is all that it has'):
         extract.extract_features(photos, mode='image')
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - expected).abs().max() > 1e-2
+
+
+def test_file_of_a_folder_points_to_the_folder(saved):
+    folder = saved('Blip2VisionModel').folder
+    with pytest.raises(CheckpointError, match=f"no config inside, but its folder has: call get_model\\('{folder}'\\)"):
+        get_model(folder / 'model.safetensors', device='cpu')
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ def main(argv=None):
     cfg = config_from_folder(args.folder)
     print(cfg.pretty_text)
     if args.out:
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.out)
 
 

@@ -176,8 +176,8 @@ class QFormer(nn.Module):
             state: Tensors by name, as a file has them. Stays as it is.
 
         Returns:
-            tuple: Tensors with rows for these words, which stay as they are here, and a note; any other difference
-            stays and is refused by its shape.
+            tuple: Tensors with rows for these words, which stay as they are here (zero on the meta device), and a
+            note; any other difference stays and is refused by its shape.
         """
         table = state.get('word_embeddings.weight')
         if self.vocab_size is None or table is None or table.dim() != 2 or table.size(1) != self.width:
@@ -185,10 +185,12 @@ class QFormer(nn.Module):
         added = self.vocab_size - len(table)
         if not 0 < added <= _ADDED_WORDS:
             return state, []
-        own = self.word_embeddings.weight[-added:].detach().to(table)
+        own = self.word_embeddings.weight[-added:].detach()
+        drawn = not own.is_meta  # a model that is converted has no values of its own
+        own = own.to(table) if drawn else table.new_zeros(own.shape)
         return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
                 [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} row'
-                 f'{"s" if added > 1 else ""} of word_embeddings stay as drawn'])
+                 f'{"s" if added > 1 else ""} of word_embeddings {"stay as drawn" if drawn else "are zero"}'])
 
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
