@@ -10,10 +10,10 @@ medians, whether the answers agree, floating-point operations and the share of t
 ``retrieval``: ITM re-ranking with the Q-Former of BLIP-2 (12 layers, width 768, patches 1408 wide), by the code of the
 retrieval loop. The other way is our own writing of the arithmetic of LAVIS and mmpretrain: every pair computes the
 cross-attention keys and values of its image, whose patches are repeated for the rows of a batch; texts are padded to 35
-tokens; all rows go through all layers; what both directions want is computed twice. Both ways use torch's
-``scaled_dot_product_attention``, the same precision and at most the same rows a batch. Every image is scored with every
-text. Prints also the largest difference of the scores, the peak memory of each way in a process of its own, and both
-times at the size of COCO's test split: 5,000 images, 25,010 captions, k = 128.
+tokens; all rows go through all layers; attention is two products and a softmax; what both directions want is computed
+twice. Same precision and at most the same rows a batch. Every image is scored with every text. Prints also the largest
+difference of the scores, the peak memory of each way in a process of its own, and both times at the size of COCO's test
+split: 5,000 images, 25,010 captions, k = 128.
 """
 import argparse
 import json
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmblip2.utils import cli
@@ -63,6 +64,8 @@ def parse_args(argv=None):
                            'is measured')
     retrieval.add_argument('--memory-gib', type=float, default=0.8, help='memory_gib of our way then (the default of '
                            '2 for 5,000 images)')
+    retrieval.add_argument('--attention', choices=['plain', 'sdpa'], default='plain', help="the other way's: plain, as "
+                           "LAVIS and mmpretrain write it, or torch's scaled_dot_product_attention, as ours")
     retrieval.add_argument('--only', choices=['ours', 'theirs'], help='run one way once and print its peak memory')
     retrieval.add_argument('--tiny', action='store_true', help='a model of toy size, to try the tool')
     for kind in (vqa, retrieval):
@@ -278,6 +281,14 @@ def retrieval_model(args, device):
                                allow_random=True).to(device).eval()
 
 
+def plain_attention(query, key, value, mask=None, dropout=0.):
+    """Attention as LAVIS and mmpretrain write it, arguments of ``scaled_attention``."""
+    scores = query @ key.transpose(-1, -2) / query.size(-1)**0.5
+    if mask is not None:
+        scores = scores + (~mask) * -10000.
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
 def score_as_lavis(model, patches, text):
     """ITM logits of rows that share nothing.
 
@@ -310,6 +321,7 @@ def retrieval_ways(args, device, dtype):
     from mmblip2.engine.autocast import autocast_context
     from mmblip2.engine.evaluation_blocks import Blocks, Shelf
     from mmblip2.engine.retrieval_loop import RetrievalTestLoop
+    from mmblip2.models.layers import attention as layers
     from mmblip2.models.tokenizers import TextBatch
     model = retrieval_model(args, device)
     generator = torch.Generator().manual_seed(0)
@@ -345,7 +357,8 @@ def retrieval_ways(args, device, dtype):
     @torch.no_grad()
     def theirs():
         logits = torch.empty(args.images, args.texts)
-        with autocast_context(precision):
+        attention = plain_attention if args.attention == 'plain' else layers.scaled_attention
+        with autocast_context(precision), mock.patch.object(layers, 'scaled_attention', attention):
             for rows in asked.split(args.rows):
                 text = TextBatch(*(part.to(device) for part in texts.rows(rows[:, 1])))
                 logits[rows[:, 0], rows[:, 1]] = score_as_lavis(model, patches[rows[:, 0]].to(device), text).cpu()
@@ -396,7 +409,8 @@ def run_retrieval(args, device, dtype, argv):
         peak_ratio=peaks['ours']['peak'] / peaks['theirs']['peak'], coco_seconds=coco,
         coco_patches_gib=COCO['images'] * args.patches * 1408 * 4 / 2**30)
     print(f'Re-ranking, {args.images} images x {args.texts} texts (lengths {result["lengths"]}), {args.patches} '
-          f'patches, at most {args.rows} rows a batch, {args.dtype}, {result["clock"]}')
+          f'patches, at most {args.rows} rows a batch, {args.dtype}, {result["clock"]}; attention of theirs: '
+          f'{args.attention}')
     print(f'theirs scores {asked} pairs, ours {pairs}: {args.both:.0%} are wanted by both directions')
     show(result)
     print(f'ratio {result["ratio_a_pair"]:.2f} where no pair is wanted twice; largest difference of the scores '
