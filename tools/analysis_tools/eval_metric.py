@@ -5,6 +5,8 @@
     python tools/analysis_tools/eval_metric.py captions.json --ann-file captions_val2014.json
     python tools/analysis_tools/eval_metric.py answers.json --ann-file v2_mscoco_val2014_annotations.json
     python tools/analysis_tools/eval_metric.py answers.json --ann-file vqa_val.json --options variant=pre2021
+    python tools/analysis_tools/eval_metric.py gqa.json --ann-file testdev_balanced_questions.json \\
+        --options variant=normalised                                                     # as the config's metric has it
     python tools/analysis_tools/eval_metric.py answers.json --check vqa --split test
 
 The format is recognised: records of tools/test.py --dump (.json, with the references inside), the COCO result format,
