@@ -85,6 +85,15 @@ def test_holes_and_repeats_in_records_are_named(score):
         score([*records, records[2]])
 
 
+@pytest.mark.parametrize('predictions, references, message', [
+    ([dict(question_id=1, answer=None)], OFFICIAL, '1 predictions are no strings, the first None of 1'),
+    ([dict(sample_idx='0', pred_text='a')], None, "1 records have a sample_idx that is no whole number, the first '0'"),
+    (ANSWERS[:1], dict(annotations=[dict(question_id=1, answers=[dict(a=1)])]), 'answer 1 of 1 must be a string')])
+def test_values_of_another_type_are_named(score, predictions, references, message):
+    with pytest.raises(DataError, match=message):
+        score(predictions, references, '--subset')
+
+
 def test_captions_against_a_coco_file_and_records_with_references_inside(score):
     coco = dict(images=[dict(id=i, file_name=f'{i}.jpg') for i in (1, 2)], annotations=[
         dict(id=1, image_id=1, caption='a dog runs'), dict(id=2, image_id=2, caption='two cats sleep')])
@@ -141,5 +150,9 @@ def test_check_for_a_server(tmp_path, capsys):
     path.write_text(json.dumps(ANSWERS))
     tool.main([str(path), '--check', 'vqa'])
     assert '2 predictions in the format of the vqa server' in capsys.readouterr().out
+    empty = tmp_path / 'empty.json'
+    empty.write_text('[]')
+    with pytest.raises(DataError, match='no list of objects, or there are none'):
+        tool.main([str(empty), '--check', 'vqa'])
     with pytest.raises(DataError, match='2 rows, vqa test has 447793'):
         tool.main([str(path), '--check', 'vqa', '--split', 'test'])

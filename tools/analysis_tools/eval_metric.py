@@ -120,6 +120,9 @@ def samples_of(rows, kind, ann_file, subset, split):
     key, text = ('image_id', 'caption') if kind == 'coco' else ('question_id', 'answer')
     references = captions_of(ann_file, split) if kind == 'coco' else answers_of(ann_file)
     refuse_repeated(str(row[key]) for row in rows)
+    wrong = [row for row in rows if not isinstance(row[text], str)]
+    if wrong:
+        raise DataError(f'{len(wrong)} predictions are no strings, the first {wrong[0][text]!r} of {wrong[0][key]}')
     predicted = {str(row[key]): row for row in rows}
     unknown = [name for name in predicted if name not in references]
     missing = [name for name in references if name not in predicted]
@@ -133,6 +136,9 @@ def samples_of(rows, kind, ann_file, subset, split):
 
 def records_of(rows, subset):
     """Records of tools/test.py --dump as data samples."""
+    wrong = [row['sample_idx'] for row in rows if not isinstance(row['sample_idx'], int)]
+    if wrong:
+        raise DataError(f'{len(wrong)} records have a sample_idx that is no whole number, the first {wrong[0]!r}')
     refuse_repeated(row['sample_idx'] for row in rows)
     missing = sum(1 for row in rows if row['sample_idx'] >= len(rows))  # as many as there are holes before them
     if missing and not subset:
@@ -172,7 +178,7 @@ def answers_of(ann_file):
             break
         answers = [answers] if isinstance(answers, str) else answers
         found[str(row['question_id'])] = dict(
-            gt_answer=[answer['answer'] if isinstance(answer, dict) else answer for answer in answers],
+            gt_answer=[answer.get('answer') if isinstance(answer, dict) else answer for answer in answers],
             **{key: row[key] for key in ('answer_type', 'question_type') if key in row})
     if not found or len(found) != len(rows):
         raise DataError(f'{ann_file} holds no answers: expected official annotations '
