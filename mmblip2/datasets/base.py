@@ -105,7 +105,14 @@ class ImageTextDataset(BaseDataset):
         return self.ann_file
 
     def image_path(self, image):
-        """str: The path of an image that the annotations call ``image``, below ``data_prefix``."""
+        """str: The path of an image that the annotations call ``image``, below ``data_prefix``.
+
+        Raises:
+            DataError: It is no text.
+        """
+        if not isinstance(image, str):
+            raise DataError(f'{self.source} names an image by {image!r:.60}: expected a text, its path in the '
+                            'folder of the images')
         return os.path.join(self.data_prefix['img_path'], image)
 
     def rows_by_image(self):

@@ -70,6 +70,8 @@ def _read_karpathy(path, images, split):
 
 
 def _read_list(path, items, captions_required):
+    if any('question' in item and 'caption' not in item for item in items):  # of a VQA task, not a list of images alone
+        raise wrong_layout(path, items, LAYOUTS)
     images: dict[tuple, list[str]] = {}
     for item in items:
         captions = item.get('caption', None if captions_required else [])

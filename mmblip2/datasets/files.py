@@ -76,7 +76,13 @@ def parse_image_id(image_id, image):
 
     Returns:
         int | str: The id.
+
+    Raises:
+        DataError: One of the two is of another type.
     """
+    if not isinstance(image, str) or not isinstance(image_id, (int, str, type(None))):
+        raise DataError(f'an image is named by a text and its id is a text or a whole number: got {image!r:.60} with '
+                        f'the image_id {image_id!r:.60}')
     pattern = r'(?:coco_)?(\d+)'
     if image_id is None:
         image_id, pattern = os.path.splitext(os.path.basename(image))[0], r'(?:COCO_\w+_)?(\d+)'

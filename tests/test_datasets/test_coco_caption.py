@@ -81,6 +81,21 @@ def test_split_without_captions_is_for_testing_only(root):
         build(root, content)
 
 
+def test_questions_are_no_list_of_images_without_captions(root):
+    assert rows(build(root, [dict(image=NAMES[0])], test_mode=True), 'gt_caption') == [([], )]
+    with pytest.raises(DataError, match=r"layout that cannot be read: got .*'question'.*expected the COCO layout"):
+        build(root, [dict(image=NAMES[0], question='what?', answer=['a'], question_id=1)], test_mode=True)
+
+
+@pytest.mark.parametrize('content, message', [
+    ([dict(image=None, caption='a')], 'an image is named by a text .*: got None'),
+    ([dict(image=NAMES[0], image_id=[7], caption='a')], r"got 'COCO_.*' with the image_id \[7\]"),
+    (dict(images=[dict(id=7, file_name=None)], annotations=[]), r'ann\.json names an image by None: expected a text')])
+def test_images_that_are_named_by_no_text_are_refused(root, content, message):
+    with pytest.raises(DataError, match=message):
+        build(root, content, test_mode=True)
+
+
 def test_images_without_references_are_left_out_of_scoring(root):
     content = coco(annotations=coco()['annotations'][:1])
     assert rows(build(root, content, test_mode=True), 'image_id') == [(9, )]

@@ -48,6 +48,52 @@ def test_answers_against_a_list_with_another_variant_and_metric(score):
     assert score(ANSWERS[:1], [dict(question_id=1, answer='cat')], '--metric', 'GQAMetric') == {'gqa/accuracy': 100}
 
 
+def test_what_the_metrics_of_gqa_and_aokvqa_write_is_scored_by_them(score, tmp_path):
+    from mmblip2.registry import METRICS
+    files = dict(GQAMetric={'1': dict(imageId='1', question='?', answer='cat'),
+                            '2': dict(imageId='1', question='?', answer='no')},
+                 AOKVQAMetric=[dict(question_id='1', direct_answers=['cat'] * 2 + ['dog'] * 8),
+                               dict(question_id='2', direct_answers=['yes'] * 10)])
+    for name, references in files.items():
+        metric = METRICS.build(dict(type=name, out_file=str(tmp_path / 'written.json')))
+        answers = [['cat'], ['no']] if name == 'GQAMetric' else [row['direct_answers'] for row in references]
+        metric.process(None, [dict(sample_idx=i, question_id=str(i + 1), pred_text=text, gt_answer=answers[i])
+                              for i, text in enumerate(('cat', 'yes'))])
+        assert metric.evaluate(2) == score(json.loads((tmp_path / 'written.json').read_text()), references)
+
+
+def test_official_file_of_textvqa_and_captions_of_karpathy(score):
+    textvqa = dict(data=[dict(question_id=i, image_id='a', question='?', answers=['yes'] * 10) for i in (1, 2)])
+    assert score(ANSWERS, textvqa, '--metric', 'TextVQAMetric') == {'textvqa/accuracy': 50}
+    with pytest.raises(ConfigError, match='--split chooses captions of a file of Karpathy'):
+        score(ANSWERS, textvqa, '--split', 'val')
+    pytest.importorskip('pycocoevalcap')
+    karpathy = dict(images=[dict(filename=f'{i}.jpg', cocoid=i, split=split, sentences=[dict(raw='a dog runs')])
+                            for i, split in enumerate(('val', 'test', 'val'))])
+    predictions = [dict(image_id=i, caption='a dog runs') for i in (0, 2)]
+    assert score(predictions, karpathy, '--split', 'val', '--options', 'metrics=ROUGE_L') == {
+        'caption/ROUGE_L': pytest.approx(100)}
+
+
+def test_holes_and_repeats_in_records_are_named(score):
+    records = [dict(sample_idx=i, question_id=i, pred_text='yes', gt_answer=['yes'] * 10) for i in range(4)]
+    assert score(records[::-1]) == {'vqa/accuracy': 100}
+    with pytest.raises(DataError, match='3 records have sample_idx up to 3: at least 1 are missing; --subset scores'):
+        score(records[:1] + records[2:])
+    assert score(records[:1] + records[2:], None, '--subset') == {'vqa/accuracy': 100}
+    with pytest.raises(DataError, match=r'1 ids are predicted more than once, for example \[2\]'):
+        score([*records, records[2]])
+
+
+@pytest.mark.parametrize('predictions, references, message', [
+    ([dict(question_id=1, answer=None)], OFFICIAL, '1 predictions are no strings, the first None of 1'),
+    ([dict(sample_idx='0', pred_text='a')], None, "1 records have a sample_idx that is no whole number, the first '0'"),
+    (ANSWERS[:1], dict(annotations=[dict(question_id=1, answers=[dict(a=1)])]), 'answer 1 of 1 must be a string')])
+def test_values_of_another_type_are_named(score, predictions, references, message):
+    with pytest.raises(DataError, match=message):
+        score(predictions, references, '--subset')
+
+
 def test_captions_against_a_coco_file_and_records_with_references_inside(score):
     coco = dict(images=[dict(id=i, file_name=f'{i}.jpg') for i in (1, 2)], annotations=[
         dict(id=1, image_id=1, caption='a dog runs'), dict(id=2, image_id=2, caption='two cats sleep')])
@@ -104,5 +150,9 @@ def test_check_for_a_server(tmp_path, capsys):
     path.write_text(json.dumps(ANSWERS))
     tool.main([str(path), '--check', 'vqa'])
     assert '2 predictions in the format of the vqa server' in capsys.readouterr().out
+    empty = tmp_path / 'empty.json'
+    empty.write_text('[]')
+    with pytest.raises(DataError, match='no list of objects, or there are none'):
+        tool.main([str(empty), '--check', 'vqa'])
     with pytest.raises(DataError, match='2 rows, vqa test has 447793'):
         tool.main([str(path), '--check', 'vqa', '--split', 'test'])

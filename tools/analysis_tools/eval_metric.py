@@ -5,10 +5,12 @@
     python tools/analysis_tools/eval_metric.py captions.json --ann-file captions_val2014.json
     python tools/analysis_tools/eval_metric.py answers.json --ann-file v2_mscoco_val2014_annotations.json
     python tools/analysis_tools/eval_metric.py answers.json --ann-file vqa_val.json --options variant=pre2021
+    python tools/analysis_tools/eval_metric.py gqa.json --ann-file testdev_balanced_questions.json \\
+        --options variant=normalised                                                     # as the config's metric has it
     python tools/analysis_tools/eval_metric.py answers.json --check vqa --split test
 
 The format is recognised: records of tools/test.py --dump (.json, with the references inside), the COCO result format,
-the VQA server's, retrieval.json of our retrieval loops.
+the VQA server's, GQA's and A-OKVQA's (scored by their own metrics), retrieval.json of our retrieval loops.
 """
 import argparse
 import json
@@ -20,27 +22,28 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.utils import cli
 
-FORMATS = ('[{"image_id", "caption"}] (COCO), [{"question_id", "answer"}] (VQA), the records of tools/test.py --dump, '
-           'or retrieval.json')
+FORMATS = ('[{"image_id", "caption"}] (COCO), [{"question_id", "answer"}] (VQA), [{"questionId", "prediction"}] (GQA), '
+           '{question id: {"direct_answer"}} (A-OKVQA), the records of tools/test.py --dump, or retrieval.json')
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('predictions', help='file of predictions (.json)')
-    parser.add_argument('--ann-file', help='references: a COCO caption file, official VQA annotations, or a LAVIS '
-                        'list; not needed where the predictions have them')
-    parser.add_argument('--metric', help='metric of the registry, e.g. GQAMetric; default: COCOCaptionMetric, '
-                        'VQAMetric or recall, as the format says')
+    parser.add_argument('--ann-file', help='references: a COCO or Karpathy caption file, official annotations of '
+                        'VQA, GQA, A-OKVQA or TextVQA, or a LAVIS list; not needed where the predictions have them')
+    parser.add_argument('--metric', help='metric of the registry, e.g. TextVQAMetric; default: as the format says; '
+                        'COCOCaptionMetric or VQAMetric for records')
     parser.add_argument('--options', nargs='+', default=[], metavar='KEY=VALUE', help='arguments of the metric, e.g. '
                         "variant=pre2021 or metrics=['CIDEr']")
     parser.add_argument('--subset', action='store_true', help='score what is predicted; default: references without a '
                         'prediction are an error')
     parser.add_argument('--check', choices=['vqa', 'coco', 'nocaps'], help='check the format for this server instead')
-    parser.add_argument('--split', choices=['val', 'test'], help='with --check: the number of predictions, too')
+    parser.add_argument('--split', choices=['val', 'test'], help='with --check: the number of predictions, too; '
+                        'else the split of a caption file of Karpathy')
     parser.add_argument('--out', help='JSON file for the metrics')
     args = parser.parse_args(argv)
-    if args.split and not args.check:
-        parser.error('--split belongs to --check')
+    if args.split and not args.check and not args.ann_file:
+        parser.error('--split belongs to --check or to a caption file of Karpathy')
     return args
 
 
@@ -58,19 +61,31 @@ def read(path):
         raise DataError(f'{path} is not JSON ({error}): expected {FORMATS}') from error
 
 
-def kind_of(rows, path):
-    """'retrieval', 'dump', 'coco' or 'vqa'.
+def recognise(content, path):
+    """What a file of predictions is.
+
+    Returns:
+        tuple: 'retrieval', 'dump', 'coco' or 'vqa'; the predictions, those of GQA and A-OKVQA as for VQA; the metric.
 
     Raises:
-        DataError: None of them.
+        DataError: None of the formats.
     """
-    if isinstance(rows, dict) and 'i2t' in rows and 't2i' in rows:
-        return 'retrieval'
-    if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-        for kind, keys in (('dump', {'sample_idx', 'pred_text'}), ('coco', {'image_id', 'caption'}),
-                           ('vqa', {'question_id', 'answer'})):
-            if all(keys <= set(row) for row in rows):
-                return kind
+    if isinstance(content, dict) and 'i2t' in content and 't2i' in content:
+        return 'retrieval', content, None
+    if isinstance(content, dict) and content and all(
+            isinstance(row, dict) and 'direct_answer' in row for row in content.values()):
+        return 'vqa', [dict(question_id=name, answer=row['direct_answer']) for name, row in content.items()
+                       ], 'AOKVQAMetric'
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        for kind, metric, keys in (('dump', 'COCOCaptionMetric', {'sample_idx', 'pred_text', 'gt_caption'}),
+                                   ('dump', 'VQAMetric', {'sample_idx', 'pred_text'}),
+                                   ('coco', 'COCOCaptionMetric', {'image_id', 'caption'}),
+                                   ('vqa', 'VQAMetric', {'question_id', 'answer'}),
+                                   ('vqa', 'GQAMetric', {'questionId', 'prediction'})):
+            if all(keys <= set(row) for row in content):
+                if metric == 'GQAMetric':
+                    content = [dict(question_id=row['questionId'], answer=row['prediction']) for row in content]
+                return kind, content, metric
     raise DataError(f'{path} has none of the known formats: expected {FORMATS}')
 
 
@@ -87,7 +102,7 @@ def recall(content, topk):
     return metrics
 
 
-def samples_of(rows, kind, ann_file, subset):
+def samples_of(rows, kind, ann_file, subset, split):
     """Data samples as dicts, from predictions and references.
 
     Raises:
@@ -97,14 +112,17 @@ def samples_of(rows, kind, ann_file, subset):
     if kind == 'dump':
         if ann_file:
             raise ConfigError('these predictions have their references inside: leave --ann-file out')
-        return [dict(row, sample_idx=number) for number, row in enumerate(rows)]
+        return records_of(rows, subset)
     if not ann_file:
         raise ConfigError('predictions in this format have no references: give --ann-file')
+    if split and kind != 'coco':
+        raise ConfigError('--split chooses captions of a file of Karpathy: leave it out for answers')
     key, text = ('image_id', 'caption') if kind == 'coco' else ('question_id', 'answer')
-    references = (captions_of if kind == 'coco' else answers_of)(ann_file)
-    repeated = [name for name, count in Counter(str(row[key]) for row in rows).items() if count > 1]
-    if repeated:
-        raise DataError(f'{len(repeated)} ids are predicted more than once, for example {repeated[:5]}: keep one each')
+    references = captions_of(ann_file, split) if kind == 'coco' else answers_of(ann_file)
+    refuse_repeated(str(row[key]) for row in rows)
+    wrong = [row for row in rows if not isinstance(row[text], str)]
+    if wrong:
+        raise DataError(f'{len(wrong)} predictions are no strings, the first {wrong[0][text]!r} of {wrong[0][key]}')
     predicted = {str(row[key]): row for row in rows}
     unknown = [name for name in predicted if name not in references]
     missing = [name for name in references if name not in predicted]
@@ -116,17 +134,42 @@ def samples_of(rows, kind, ann_file, subset):
             for number, (name, row) in enumerate(predicted.items())]
 
 
-def captions_of(ann_file):
+def records_of(rows, subset):
+    """Records of tools/test.py --dump as data samples."""
+    wrong = [row['sample_idx'] for row in rows if not isinstance(row['sample_idx'], int)]
+    if wrong:
+        raise DataError(f'{len(wrong)} records have a sample_idx that is no whole number, the first {wrong[0]!r}')
+    refuse_repeated(row['sample_idx'] for row in rows)
+    missing = sum(1 for row in rows if row['sample_idx'] >= len(rows))  # as many as there are holes before them
+    if missing and not subset:
+        raise DataError(f'{len(rows)} records have sample_idx up to {max(row["sample_idx"] for row in rows)}: at least '
+                        f'{missing} are missing; --subset scores what is there')
+    return [dict(row, sample_idx=number) for number, row in enumerate(rows)]
+
+
+def refuse_repeated(ids):
+    """Raises:
+        DataError: An id occurs twice.
+    """
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(f'{len(repeated)} ids are predicted more than once, for example {repeated[:5]}: keep one each')
+
+
+def captions_of(ann_file, split):
     """Image id as text to its ``gt_caption``."""
     from mmblip2.datasets.caption_file import read_captions
-    return {str(image.image_id): dict(gt_caption=image.captions) for image in read_captions(ann_file, '')
+    return {str(image.image_id): dict(gt_caption=image.captions) for image in read_captions(ann_file, '', split=split)
             if image.captions}
 
 
 def answers_of(ann_file):
     """Question id as text to ``gt_answer`` and the types."""
     content = read(ann_file)
-    rows = content.get('annotations') if isinstance(content, dict) else content
+    rows = content
+    if isinstance(content, dict):  # annotations of VQA, data of TextVQA, or GQA's {question id: {"answer"}}
+        rows = content.get('annotations', content.get('data')) or [
+            dict(row, question_id=name) for name, row in content.items() if isinstance(row, dict)]
     found = {}
     for row in rows if isinstance(rows, list) else ():
         row = row if isinstance(row, dict) else {}
@@ -135,11 +178,12 @@ def answers_of(ann_file):
             break
         answers = [answers] if isinstance(answers, str) else answers
         found[str(row['question_id'])] = dict(
-            gt_answer=[answer['answer'] if isinstance(answer, dict) else answer for answer in answers],
+            gt_answer=[answer.get('answer') if isinstance(answer, dict) else answer for answer in answers],
             **{key: row[key] for key in ('answer_type', 'question_type') if key in row})
     if not found or len(found) != len(rows):
         raise DataError(f'{ann_file} holds no answers: expected official annotations '
-                        '{"annotations": [{"question_id", "answers"}]} or a list [{"question_id", "answer"}]')
+                        '{"annotations": [{"question_id", "answers"}]} or a list [{"question_id", "answer"}] or GQA\'s '
+                        '{question id: {"answer"}}')
     return found
 
 
@@ -151,7 +195,7 @@ def main(argv=None):
         check_submission(rows, args.check, args.split)
         print(f'{args.predictions}: {len(rows)} predictions in the format of the {args.check} server')
         return
-    kind = kind_of(rows, args.predictions)
+    kind, rows, default = recognise(rows, args.predictions)
     options = {}
     for option in args.options:
         key, equals, value = option.partition('=')
@@ -166,15 +210,14 @@ def main(argv=None):
     else:
         from mmblip2.evaluation import metrics as _  # noqa: F401
         from mmblip2.registry import METRICS
-        captions = kind == 'coco' or (kind == 'dump' and 'gt_caption' in rows[0])
-        name = args.metric or ('COCOCaptionMetric' if captions else 'VQAMetric')
+        name = args.metric or default
         if name not in METRICS.module_dict:
             raise ConfigError(f'--metric {name} is not one of {", ".join(sorted(METRICS.module_dict))}')
         try:
             metric = METRICS.build(dict(type=name, **options))
         except TypeError as error:
             raise ConfigError(f'--options: {error}') from error
-        samples = samples_of(rows, kind, args.ann_file, args.subset)
+        samples = samples_of(rows, kind, args.ann_file, args.subset, args.split)
         metric.process(None, samples)
         metrics = metric.evaluate(len(samples))
     width = max(map(len, metrics), default=0)

@@ -73,8 +73,7 @@ def retrieval_ranks(scores, positives: Sequence) -> Ranks:
     """
     scores = torch.as_tensor(scores)
     if scores.dim() != 2 or scores.numel() == 0:
-        raise DataError('retrieval scores must be a matrix (queries, gallery), got shape '
-                        f'{tuple(scores.shape)}')
+        raise DataError(f'retrieval scores must be a matrix (queries, gallery), got shape {tuple(scores.shape)}')
     num_query, num_gallery = scores.shape
     positives = _check_positives(positives, num_query, num_gallery)
 
@@ -116,10 +115,8 @@ def _check_finite(rows: torch.Tensor, start: int):
     bad = ~torch.isfinite(rows)
     if bad.any():
         row, column = bad.nonzero()[0].tolist()
-        raise DataError(f'retrieval scores hold {int(bad.sum())} or more values that are not finite, the '
-                        'first '
-                        f'{rows[row, column].item()} for query {start + row} and gallery item {column}: such '
-                        'a model '
+        raise DataError(f'retrieval scores hold {int(bad.sum())} or more values that are not finite, the first '
+                        f'{rows[row, column].item()} for query {start + row} and gallery item {column}: such a model '
                         'cannot be ranked')
 
 

@@ -43,8 +43,8 @@ def check_submission(rows, task: str, split: str | None = None) -> list[dict]:
     if split is not None and split not in sizes:
         raise ConfigError(f'split {split!r} is not one of {", ".join(sizes)}')
     expected = f'expected [{{"{id_key}": 1, "{text_key}": "..."}}, ...]'
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f'the predictions are no list of objects: {expected}')
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f'the predictions are no list of objects, or there are none: {expected}')
     problems = []
     keys = [row for row in rows if set(row) != {id_key, text_key}]
     if keys:

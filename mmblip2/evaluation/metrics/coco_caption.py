@@ -62,8 +62,7 @@ class COCOCaptionMetric(GatheredMetric):
         """Percent; keys as pycocoevalcap's."""
         rows = _first_of_each(results)
         if len(rows) < len(results):
-            print_log(f'{len(results) - len(rows)} of {len(results)} samples repeat an image and are not '
-                      'scored again',
+            print_log(f'{len(results) - len(rows)} of {len(results)} samples repeat an image and are not scored again',
                       'current')
         if self.references is None:
             references = {row['image_id']: row['references'] for row in rows}

@@ -1,5 +1,6 @@
 """Answers of a data set: VQA accuracy and the scores of its relatives."""
 import importlib.util
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -33,6 +34,8 @@ class AnswerMetric(GatheredMetric):
 
     #: Key of the mean over all questions.
     main = 'accuracy'
+    #: Whether the result has a key for each question type.
+    question_types = True
 
     @abstractmethod
     def score(self, prediction: str, answers: list[str]) -> float:
@@ -70,7 +73,7 @@ class AnswerMetric(GatheredMetric):
             groups[self.main].append(score)
             if row['answer_type']:
                 groups.setdefault(row['answer_type'].replace('/', '_'), []).append(score)
-            if row['question_type']:
+            if row['question_type'] and self.question_types:
                 kinds.setdefault(f'question_type/{row["question_type"]}', []).append(score)
         groups.update(sorted(kinds.items()))
         return {name: 100 * sum(values) / len(values) for name, values in groups.items()}
@@ -82,6 +85,8 @@ class VQAMetric(AnswerMetric):
 
     Args:
         variant (str): 'official' or 'pre2021', see :func:`~mmblip2.evaluation.functional.vqa.vqa_accuracy`.
+        question_types (bool): False leaves the accuracies by question type out, of which VQAv2 has dozens, all in the
+            log of every validation.
         lemmatise (bool): Replace nouns and verbs of the predictions by their lemmas before scoring, as LAVIS does for
             OK-VQA; needs spaCy and its model en_core_web_sm. What is written stays as generated.
         prefix (str): First part of the metric keys.
@@ -93,14 +98,22 @@ class VQAMetric(AnswerMetric):
 
     default_prefix = 'vqa'
 
-    def __init__(self, variant: str = 'official', lemmatise: bool = False, prefix: str = 'vqa',
-                 out_file: str | None = None):
+    def __init__(self, variant: str = 'official', lemmatise: bool = False, question_types: bool = True,
+                 prefix: str = 'vqa', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
         if variant not in VARIANTS:
             raise ConfigError(f'VQAMetric: unknown variant {variant!r}, expected one of '
                               f'{", ".join(VARIANTS)}')
         self.variant = variant
+        self.question_types = question_types
         self.lemmatiser = _lemmatiser() if lemmatise else None
+
+    def compute_metrics(self, results):
+        single = sum(len(row['gt_answer'] or ()) == 1 for row in results)
+        if single:
+            print_log(f'{single} of {len(results)} questions have one answer only, which scores 0 by the rule of '
+                      'VQAv2: GQAMetric compares with one answer', 'current', logging.WARNING)
+        return super().compute_metrics(results)
 
     def score(self, prediction, answers):
         if self.lemmatiser is not None:

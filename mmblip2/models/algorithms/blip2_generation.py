@@ -84,9 +84,8 @@ class Blip2Generation(VisionLanguageModel):
         Outside training an image that several samples share, by their ``img_path`` and its pixels, is encoded once.
         """
         texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
-        shared = None if self.training else _shared_rows(data_samples)
-        # a file may have been written anew between two samples: frames of a video under one name
-        if shared is None or not torch.equal(images[shared.first][shared.of_sample], images):
+        shared = None if self.training else _shared_rows(images, data_samples)
+        if shared is None:
             return self.prefix_of(self.encode_image(images, data_samples), texts)
         encoded, rows = self.encode_image(images[shared.first]), torch.tensor(shared.of_sample, device=images.device)
         return self.prefix_of(encoded.rows(rows), texts) if texts else self.prefix_of(encoded, texts)[rows]
@@ -180,10 +179,13 @@ class _SharedRows(NamedTuple):
     of_sample: list[int]
 
 
-def _shared_rows(data_samples) -> _SharedRows | None:
-    """Which samples show the same file; None if none do, or if it is not known."""
+def _shared_rows(images, data_samples) -> _SharedRows | None:
+    """Which samples show the same file; None if none do, if it is not known, or if their pixels (of a transform that
+    looks at the question, say) differ."""
     paths = [sample.get('img_path') if sample and not sample.get('augmented') else None for sample in data_samples]
     number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
     if None in number or len(number) == len(paths):
         return None
-    return _SharedRows([paths.index(path) for path in number], [number[path] for path in paths])
+    shared = _SharedRows([paths.index(path) for path in number], [number[path] for path in paths])
+    of_first = [shared.first[row] for row in shared.of_sample]
+    return shared if torch.equal(images[of_first], images) else None

@@ -81,6 +81,18 @@ def test_question_types_are_reported_apart():
                           sample(2, 'no', ['no'] * 10, question_type='is the')])
     assert metric.evaluate(3) == {'vqa/accuracy': pytest.approx(200 / 3), 'vqa/question_type/is the': 100,
                                   'vqa/question_type/what is': 50}
+    metric = VQAMetric(question_types=False)
+    metric.process(None, [sample(0, 'cat', ['cat'] * 10, question_type='what is', answer_type='other')])
+    assert metric.evaluate(1) == {'vqa/accuracy': 100, 'vqa/other': 100}
+
+
+def test_questions_with_one_answer_are_said_to_score_nothing(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmblip2.evaluation.metrics.vqa.print_log', lambda text, *_: said.append(text))
+    metric = VQAMetric()
+    metric.process(None, [sample(0, 'cat', ['cat']), sample(1, 'cat', ['cat'] * 10)])
+    assert metric.evaluate(2) == {'vqa/accuracy': 50}
+    assert len(said) == 1 and said[0].startswith('1 of 2 questions have one answer only, which scores 0')
 
 
 def test_lemmas_are_scored_and_texts_written(tmp_path, monkeypatch):
