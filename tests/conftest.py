@@ -61,12 +61,12 @@ def tiny_parts(bert_folder, opt_folder):
 
 @pytest.fixture
 def real_parts(monkeypatch):
-    """A stand-in for the vision package of configs/flickr8k, which the tests do not require."""
+    """A stand-in for the vision package of configs/flickr8k, which the tests do not require; False where it is used."""
     if find_spec('efficientnet_lite_pytorch') is not None:
-        yield
+        yield True
         return
     monkeypatch.syspath_prepend(Path(__file__).parent / 'data' / 'stand_ins')
-    yield
+    yield False
     sys.modules.pop('efficientnet_lite_pytorch', None)
 
 

@@ -169,8 +169,10 @@ def test_model_builds_without_files(path, monkeypatch, real_parts, tmp_path, opt
     counts = count_parameters(model)
     assert counts['trainable'] > 0
     said = [entry['Metadata']['Parameters'] for entry in entries() if entry['Config'] == f'configs/{ids(path)}']
-    if 'language_model' not in cfg.model or path.parent.name != 'quickstart':  # its tokenizer here is another one
-        assert said and set(said) == {counts['total']}, 'Parameters of the metafile'
+    assert said
+    other = path.parent.name in ('coco', 'flickr8k') and not real_parts  # a stand-in is smaller
+    if not other and ('language_model' not in cfg.model or path.parent.name != 'quickstart'):  # another tokenizer here
+        assert set(said) == {counts['total']}, 'Parameters of the metafile'
     for part in cfg.model.get('frozen', ()):
         assert counts['parts'][part]['trainable'] == 0
     if 'load_from' in cfg and isinstance(cfg.load_from, str) and cfg.load_from.startswith('work_dirs/blip2'):

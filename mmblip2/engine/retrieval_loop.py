@@ -335,8 +335,9 @@ class _RetrievalLoop(BaseLoop):
             outlasts_term(loader)
         try:
             yield from loader
-        except (ConnectionError, EOFError, FileNotFoundError) as error:
-            if not old.num_workers or str(error).startswith('Caught '):  # what a transform raised in a worker
+        except (ConnectionError, EOFError, FileNotFoundError, RuntimeError) as error:
+            # torch says it itself, or passes on what a transform raised in a worker
+            if not old.num_workers or str(error).startswith(('DataLoader worker', 'Caught ')):
                 raise
             raise RuntimeError(f'a DataLoader worker exited or was killed ({type(error).__name__}: {error}): is there '
                                'enough memory, also shared memory (/dev/shm), for num_workers?') from error
