@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help'):
         print('usage: python -m mmblip2 TOOL [ARGUMENTS]     (python -m mmblip2 TOOL --help explains a tool)\n')
-        print('tools:', *(f'  {name:<40}{describe(path)}' for name, path in tools().items()), sep='\n')
+        width = max(map(len, tools())) + 2
+        print('tools:', *(f'  {name:<{width}}{describe(path)}' for name, path in tools().items()), sep='\n')
         print('\nconfigs:', *(f'  {name}' for name in shipped_configs()), sep='\n')
         return
     tool = find_tool(argv[0])
