@@ -15,6 +15,7 @@ A file of ours is ``torch.save`` of a dict without any Python object (it loads w
 
 Frozen weights are never written; ``meta.frozen`` says what they were.
 """
+import contextlib
 import json
 import os
 import re
@@ -107,23 +108,39 @@ def write_checkpoint(checkpoint, path):
     Raises:
         CheckpointError: The disk is full or not writable; a file that was there before is untouched.
     """
+    with whole_file(path, f'checkpoint {path}', 'earlier checkpoints are untouched') as file:
+        torch.save(checkpoint, file)
+
+
+@contextlib.contextmanager
+def whole_file(path, what, untouched):
+    """Open a side file to write; at the end it is flushed to the disk and renamed, or else removed.
+
+    Args:
+        path (str | Path): Final name.
+        what (str): What is written, for the error.
+        untouched (str): What a failure leaves as it was, for the error.
+
+    Raises:
+        CheckpointError: The disk is full or not writable; a file that was there before is untouched.
+    """
     path = Path(path)
     side = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(side, 'wb') as file:
-            torch.save(checkpoint, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(side, path)
         sync_dir(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        side.unlink(missing_ok=True)
         reason: BaseException | None = error
         while reason is not None and not isinstance(reason, OSError):  # what torch says hides 'No space left on device'
             reason = reason.__context__
-        raise CheckpointError(f'cannot write checkpoint {path}: {reason or error}; earlier checkpoints are '
-                              'untouched') from error
+        raise CheckpointError(f'cannot write {what}: {reason or error}; {untouched}') from error
+    finally:
+        side.unlink(missing_ok=True)
 
 
 def sync_dir(folder):

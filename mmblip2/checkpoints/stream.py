@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .io import sync_dir
+from . import io
 
 _STEP = 16 * 2**20  # bytes between two times of giving back
 _DTYPES = {torch.float64: 'F64', torch.float32: 'F32', torch.float16: 'F16', torch.bfloat16: 'BF16',
@@ -71,7 +71,7 @@ class _Through:
 
 @contextlib.contextmanager
 def whole_file(path, sources=()):
-    """Open a side file to write; at the end it is flushed to the disk and renamed, or else removed.
+    """As :func:`mmblip2.checkpoints.io.whole_file`, and gives back the memory of what was read.
 
     Args:
         path (str | Path): Final name.
@@ -80,20 +80,8 @@ def whole_file(path, sources=()):
     Raises:
         CheckpointError: The disk is full or not writable; a file that was there before is untouched.
     """
-    path = Path(path)
-    side = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(side, 'wb') as file:
-            yield _Through(file, sources)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(side, path)
-        sync_dir(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        raise CheckpointError(f'cannot write {path}: {error}; what was there before is untouched') from error
-    finally:
-        side.unlink(missing_ok=True)
+    with io.whole_file(path, path, 'what was there before is untouched') as file:
+        yield _Through(file, sources)
 
 
 def write_torch(content, path, sources=()):
