@@ -25,7 +25,7 @@ from mmblip2.registry import LOOPS
 from mmblip2.utils.dist import gather_objects, world
 
 from .autocast import autocast_context, resolve_dtype
-from .evaluation_blocks import Blocks, Shelf, digest_of, file_facts
+from .evaluation_blocks import Blocks, Rows, Shelf, digest_of, file_facts
 from .preempt import outlasts_term
 from .random_state import random_state_kept
 
@@ -218,23 +218,23 @@ class _RetrievalLoop(BaseLoop):
             own (list[list[int]]): Images of a batch each.
 
         Returns:
-            tuple: dicts of image to float32 (N,), and of image to (1, P, E).
+            tuple: dict of image to float32 (N,), and the patches by image.
         """
         model, device = self._model, self._device()
         kept = {batch[0]: blocks.read(f'images-{batch[0]}') for batch in own}
         needed = [batch for batch in own if kept[batch[0]] is None
                   or self.k_test and any(i not in done for i in batch)]
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        patches: dict[int, torch.Tensor] = {}
+        patches = _Patches(shelf, [i for batch in needed for i in batch if i not in done] if self.k_test else [])
         bar = self._progress(len(needed), 'encode images, batch')
         for batch, data in zip(needed, self._loader(needed)):
             images = model.encode_image(model.data_preprocessor(data, False)['images'])
             if kept[batch[0]] is None:
                 kept[batch[0]] = dict(feats=model.image_features(images).cpu())  # (B, Q, C)
                 blocks.write(f'images-{batch[0]}', kept[batch[0]])
-            if self.k_test:
-                whole = shelf.put(images.patches.to(dtype).cpu())
-                patches.update((i, whole[row:row + 1]) for row, i in enumerate(batch) if i not in done)
+            for row, i in enumerate(batch):
+                if i in patches:
+                    patches[i] = images.patches[row:row + 1].to(dtype)
             bar()
         similarity: dict[int, torch.Tensor] = {}
         text_feats = text_feats.to(device)
@@ -257,13 +257,14 @@ class _RetrievalLoop(BaseLoop):
         scores = {i: done[i] for i, rows in wanted.items() if i in done and torch.equal(done[i][0].long(), rows)}
         todo = [i for i in wanted if i not in scores]
         other = [[i] for i in todo if i not in patches]  # finished once, but with other candidates
+        others = _Patches(shelf, [i for i, in other])
         for (i, ), data in zip(other, self._loader(other) if other else ()):
-            patches[i] = model.encode_image(model.data_preprocessor(data, False)['images']).patches
+            others[i] = model.encode_image(model.data_preprocessor(data, False)['images']).patches
         starts = _TextStarts(self, texts, [wanted[i] for i in todo], shelf)
         bar = self._progress(sum(len(wanted[i]) for i in todo), 're-rank, pair')
         for count, i in enumerate(todo, 1):
             image_kv = [kv and KeyValue(kv.key.contiguous(), kv.value.contiguous())  # faster for many texts
-                        for kv in model.qformer.project_image(patches.pop(i).to(device))]
+                        for kv in model.qformer.project_image((patches if i in patches else others)[i].to(device))]
             logits = torch.empty(len(wanted[i]))
             for places in _alike(starts.lengths[wanted[i]], self.text_batch_size):
                 logits[places] = model.match_started(image_kv, *starts.rows(wanted[i][places]))[:, 1].cpu()
@@ -377,6 +378,27 @@ class _RetrievalLoop(BaseLoop):
         return torch.stack([merged[i] for i in range(total)])
 
 
+class _Patches:
+    """Patches (1, P, E) by image, on a shelf; ``images`` are those that will be kept."""
+
+    def __init__(self, shelf, images):
+        self.shelf = shelf
+        self.places = {image: torch.tensor([row]) for row, image in enumerate(images)}
+        self.rows: Rows | None = None
+
+    def __contains__(self, image):
+        return image in self.places
+
+    def __setitem__(self, image, patches):
+        if self.rows is None:
+            self.rows = self.shelf.rows(len(self.places), patches.shape[1:], patches.dtype)
+        self.rows[self.places[image]] = patches.cpu()
+
+    def __getitem__(self, image):
+        assert self.rows is not None
+        return self.rows[self.places[image]]
+
+
 class _TextStarts:
     """What the Q-Former computes of a text before it reads an image: kept for all wanted texts unless it is too large.
 
@@ -404,7 +426,7 @@ class _TextStarts:
         if device.type == 'cuda' and 2 * size < torch.cuda.mem_get_info(device)[0]:
             self.queries, self.text = (queries.new_empty(shape) for shape in shapes)
         elif size <= 4 * shelf.room:
-            self.queries, self.text = (shelf.empty(shape, queries.dtype) for shape in shapes)
+            self.queries, self.text = (shelf.rows(shape[0], shape[1:], queries.dtype) for shape in shapes)
         if self.queries is None or self.text is None:
             return
         for rows in batches:
