@@ -10,8 +10,8 @@
 # it is got where it is nowhere here (README.md), as are model_base.pth and model_base_14M.pth.
 # Hardware of the paper: two machines of 16 GPUs. Expected: the paper has no metric of the pre-training alone; retrieval
 # is reported after fine-tuning (table 5), see blip-base_8xb32_retrieval.py.
-# Recipe (paper, section 4.1): 20 epochs, 2880 samples an update, learning rate 3e-4 times 0.85 an epoch (the authors' and
-# LAVIS's configs: 75 a GPU, times 0.9); from their configs 3,000 iterations of warm-up from 1e-6.
+# Recipe (paper, section 4.1): 20 epochs, 2880 samples an update, learning rate 3e-4 times 0.85 an epoch (the authors'
+# and LAVIS's configs: 75 a GPU, times 0.9); from their configs 3,000 iterations of warm-up from 1e-6.
 _base_ = [
     '../_base_/models/blip_vit-b.py', '../_base_/datasets/blip_pretrain_224.py',
     '../_base_/schedules/blip.py', '../_base_/default_runtime.py'

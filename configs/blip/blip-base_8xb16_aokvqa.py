@@ -6,8 +6,8 @@
 # Batch size and learning rate are those of 8 processes. With fewer the batch is smaller: add --auto-scale-lr.
 # The last is for LAVIS's file of this training, which is got where it is nowhere here (README.md); the list of
 # answers, too.
-# Hardware of LAVIS's config: 8 GPUs. Data: docs/dataset_prepare.md. Expected (LAVIS's benchmarks): accuracy 56.2 on val;
-# published, not run here.
+# Hardware of LAVIS's config: 8 GPUs. Data: docs/dataset_prepare.md. Expected (LAVIS's benchmarks): accuracy 56.2 on
+# val; published, not run here.
 # Recipe (LAVIS's config; the paper has none): 7 epochs, learning rate 2e-5 to 1e-5, weight decay 0.02.
 _base_ = ['blip-base_8xb32_vqa.py']
 

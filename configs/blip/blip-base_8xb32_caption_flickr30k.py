@@ -4,8 +4,8 @@
 #   bash tools/dist_test.sh configs/blip/blip-base_8xb32_caption_flickr30k.py CHECKPOINT 8
 # Hardware: 8 GPUs, 32 images each at a time, as the name says.
 # The first command gets mmpretrain's file where it is nowhere here (places: README.md). CHECKPOINT is that file,
-# LAVIS's blip_coco_caption_base.pth, transformers' folder or name on the hub (Salesforce/blip-image-captioning-base), or
-# what this package wrote.
+# LAVIS's blip_coco_caption_base.pth, transformers' folder or name on the hub (Salesforce/blip-image-captioning-base),
+# or what this package wrote.
 # Expected (mmpretrain's model zoo): CIDEr 68.89, SPICE 15.58; published, not run here.
 _base_ = ['../_base_/models/blip_vit-b.py', '../_base_/default_runtime.py']
 

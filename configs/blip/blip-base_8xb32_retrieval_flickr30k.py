@@ -9,8 +9,9 @@
 # The last is for the authors' file of this training, which is got where it is nowhere here (README.md). mmpretrain
 # evaluates its COCO weights here: its file in the place of the last.
 # Hardware of the original: 8 A100 GPUs. Expected (paper, table 5), recall@1 / 5 / 10: image to text
-# 97.3 / 99.9 / 100.0, text to image 87.3 / 97.6 / 98.9; LAVIS's benchmarks say of its file 96.9 / 99.9 / 100.0 and 87.5 / 97.6 / 98.9, and
-# mmpretrain's model zoo of the weights of COCO 95.1 / 99.6 and 85.26 / 96.58. Published, not run here.
+# 97.3 / 99.9 / 100.0, text to image 87.3 / 97.6 / 98.9; LAVIS's benchmarks say of its file 96.9 / 99.9 / 100.0 and 87.5
+# / 97.6 / 98.9, and mmpretrain's model zoo of the weights of COCO 95.1 / 99.6 and 85.26 / 96.58. Published, not run
+# here.
 # Recipe (paper, table 14): 6 epochs, 256 samples an update, learning rate 1e-5.
 _base_ = [
     '../_base_/models/blip_vit-b.py', '../_base_/datasets/blip_flickr30k_retrieval_384.py',

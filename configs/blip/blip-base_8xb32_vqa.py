@@ -8,8 +8,9 @@
 # answers, too. To start from the published pre-training, as it did:
 # --cfg-options load_from=model_base_capfilt_large.pth
 # Hardware: 8 GPUs, as the name says; 8 x 32 is the paper's batch of 256 (the original: 16 x 16). Expected (paper,
-# table 8), from the VQA server: 78.25 on test-dev and 78.32 on test-std; without the captions of the large model (model_vqa.pth)
-# 78.24 and 78.17. mmpretrain's model zoo says 78.20, LAVIS's benchmarks 78.23 and 78.29. Published, not run here.
+# table 8), from the VQA server: 78.25 on test-dev and 78.32 on test-std; without the captions of the large model
+# (model_vqa.pth) 78.24 and 78.17. mmpretrain's model zoo says 78.20, LAVIS's benchmarks 78.23 and 78.29. Published, not
+# run here.
 # Recipe (paper, table 14): 10 epochs, 256 samples an update, learning rate 2e-5; drop path 0.1 (authors' code).
 _base_ = [
     '../_base_/models/blip_vit-b.py', '../_base_/datasets/blip_vqav2_480.py',
