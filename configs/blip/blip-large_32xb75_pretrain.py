@@ -17,7 +17,7 @@ _base_ = [
 
 model = dict(
     type='BlipRepresentation',
-    vision=dict(image_size=224, weights='data/pretrained/vit-large-patch16-224-in21k', grad_checkpointing=True),
+    vision=dict(image_size=224, weights='data/pretrained/vit_large_patch16_224.augreg_in21k', grad_checkpointing=True),
     text_encoder=dict(type='MED', vision_width=1024, bert='data/pretrained/bert-base-uncased'),
     text_decoder=dict(type='MED', vision_width=1024, bert='data/pretrained/bert-base-uncased'),
     embed_dim=256,

@@ -11,7 +11,7 @@ test_pipeline = [
 train_dataloader = dict(
     num_workers=8, collate_fn=dict(type='pseudo_collate'), sampler=dict(type='SeekableSampler'),
     dataset=dict(type='NLVR2', data_root='data/nlvr2', ann_file='annotations/train.json',
-                 data_prefix=dict(img_path='images/train'), pipeline=train_pipeline))
+                 data_prefix=dict(img_path='train'), pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=64, num_workers=8, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
