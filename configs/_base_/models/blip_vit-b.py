@@ -5,4 +5,4 @@ model = dict(
     vision=dict(
         type='VisionTransformer', image_size=384, patch_size=16, width=768, depth=12, num_heads=12, mlp_width=3072,
         eps=1e-6, qkv_bias='full', final_norm=True),
-    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased'))  # with [DEC] and [ENC]: 30524
+    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased', enc_token=True))

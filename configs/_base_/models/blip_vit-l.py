@@ -4,5 +4,5 @@ model = dict(
     data_preprocessor=dict(type='ImageTextPreprocessor'),  # CLIP's mean and standard deviation
     vision=dict(
         type='VisionTransformer', image_size=384, patch_size=16, width=1024, depth=24, num_heads=16, mlp_width=4096,
-        eps=1e-6, qkv_bias='full', final_norm=True),
-    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased'))  # with [DEC] and [ENC]: 30524
+        eps=1e-6, qkv_bias='full', final_norm=True, drop_path=0.1),
+    tokenizer=dict(type='BertTokenizer', path='data/pretrained/bert-base-uncased', enc_token=True))
