@@ -46,6 +46,7 @@ class Blip2Generation(TextGeneration):
             ``generation_batch_size`` is no positive number.
     """
 
+    qformer: QFormer
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
                  'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
 
@@ -61,7 +62,7 @@ class Blip2Generation(TextGeneration):
                 'that reads text, neither for one that does not')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
-        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), generation,
+        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), 'qformer', generation,
                          generation_batch_size, frozen, allow_random, vision_cache_gib, data_preprocessor)
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
