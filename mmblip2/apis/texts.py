@@ -25,9 +25,9 @@ def needs_representation(inferencer):
         ConfigError: With the classes to use instead.
     """
     if not compares(inferencer.model):
-        raise ConfigError(f'{type(inferencer).__name__} needs a Blip2Representation or BlipRepresentation (retrieval or '
-                          f'its pre-training), this model is a {type(inferencer.model).__name__}, which compares no '
-                          'images with texts: give another one, or use ImageCaptionInferencer or '
+        raise ConfigError(f'{type(inferencer).__name__} needs a Blip2Representation or BlipRepresentation (a retrieval '
+                          f'model or its pre-training), this model is a {type(inferencer.model).__name__}, which '
+                          'compares no images with texts: give another one, or use ImageCaptionInferencer or '
                           'VisualQuestionAnsweringInferencer')
 
 
