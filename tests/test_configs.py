@@ -341,7 +341,8 @@ def test_every_name_has_its_config_and_says_where_weights_and_figures_are_from()
         if weights is not None:
             assert all(url.startswith('https://') for url in origin.values())
             # nobody says from which file this one was made
-            assert set(origin) == {'Weights', 'Code'} - ({'Weights'} if name == 'blip-image-captioning-large' else set())
+            unknown = {'Weights'} if name == 'blip-image-captioning-large' else set()
+            assert set(origin) == {'Weights', 'Code'} - unknown
             found = PUBLISHED.get(weights.rpartition('/')[2]) or f'https://huggingface.co/Salesforce/{name}'
             assert weights == found, 'get_model and a path of that name mean one file'
             original = origin.get('Weights', weights)

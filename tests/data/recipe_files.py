@@ -11,7 +11,8 @@ TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 CAPTIONS = ['Two green stars above one cross.', 'There are three objects', 'a small red circle']
 QUESTIONS = [('What color is the star?', 'other', ['green'] * 8 + ['blue'] * 2),
              ('How many objects?', 'number', ['three'] * 10), ('Is it red?', 'yes/no', ['no'] * 9 + ['yes'])]
-PROMPTS = ['a photo of', 'a picture of', 'Question: {} Answer:', 'Question: {} Short answer:', 'A short image description.']
+PROMPTS = ['a photo of', 'a picture of', 'Question: {} Answer:', 'Question: {} Short answer:',
+           'A short image description.']
 
 
 def load_tool(name):
