@@ -47,6 +47,7 @@ class Blip2Generation(VisionLanguageModel):
             ``generation_batch_size`` is no positive number.
     """
 
+    qformer: QFormer
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
                  'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
 
@@ -65,8 +66,8 @@ class Blip2Generation(VisionLanguageModel):
             check_text_fits(qformer, tokenizer, max_text_len)
         if generation_batch_size is not None and generation_batch_size < 1:
             raise ConfigError(f'generation_batch_size is {generation_batch_size}, expected a positive number or None')
-        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
-                         vision_cache_gib, data_preprocessor)
+        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), 'qformer', frozen,
+                         allow_random, vision_cache_gib, data_preprocessor)
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
         self.tokenizer = tokenizer
