@@ -47,7 +47,7 @@ def _layout(kind, table):
     return Layout('transformers', kind, table, vision_norm_eps=1e-6, bias='fused',
                   buffers=('embeddings.position_ids', 'qformer.embeddings.position_ids',
                            'language_model.**.rotary_emb.inv_freq'),
-                  loses=_NOWHERE)
+                  loses=_NOWHERE, twice=False)
 
 
 LAYOUTS = {layout.kind: layout for layout in (
