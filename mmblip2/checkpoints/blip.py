@@ -5,6 +5,7 @@ The parts are BERTs with cross-attention in every layer, so one function gives t
 """
 from collections.abc import Iterable
 
+from ..errors import CheckpointError
 from .keymap import Layout, inner, strip
 
 # what a file may lack: momentum encoders and queues matter to training alone
@@ -87,7 +88,7 @@ _OF_PRETRAINING = {_OUTPUT if theirs == _INPUT else theirs: ours for theirs, our
 LAVIS = {kind: _layout('LAVIS', kind, table, decoder, _POSITIONS, **settings) for kind, table, decoder, settings in (
     ('caption', {**_IN_LAVIS, **_decoder('text_decoder.')}, 'text_decoder.', {}),
     ('VQA', {**_IN_LAVIS, **_bert('text_encoder.', 'text_encoder.'), **_decoder('text_decoder.')}, 'text_decoder.', {}),
-    ('retrieval', {**_REPRESENTATION, 'ptr_queue': 'queue_ptr'}, None, {}),
+    ('retrieval', {'ptr_queue': 'queue_ptr', **_REPRESENTATION}, None, {}),
     ('pre-training', {**_REPRESENTATION, **_OF_PRETRAINING}, None, dict(aliases={
         _INPUT: 'text_encoder.embeddings.word_embeddings.weight',
         'text_decoder.cls.predictions.decoder.bias': 'text_decoder.cls.predictions.bias'})),
@@ -220,3 +221,25 @@ def kind_of(keys: Iterable[str]) -> str | None:
     if decoder:
         return 'VQA' if encoder else 'caption'
     return 'features' if encoder else None
+
+
+_CLASSES = {'caption': 'BlipForConditionalGeneration', 'VQA': 'BlipForQuestionAnswering',
+            'retrieval': 'BlipForImageTextRetrieval', 'pre-training': 'BlipForImageTextRetrieval'}
+
+
+def to_write(project: str, keys: Iterable[str], kind: str | None = None) -> Layout:
+    """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`.
+
+    Raises:
+        CheckpointError: The project has no such model.
+    """
+    ours = kind_of(keys)
+    if project == 'transformers':
+        if kind is None and ours == 'features':
+            kind = 'BlipModel' if 'logit_scale' in set(keys) else 'BlipTextModel'
+        found = TRANSFORMERS.get(kind or _CLASSES.get(ours or '', ''))
+    else:
+        found = (LAVIS if project == 'LAVIS' else MMPRETRAIN).get(ours or '')
+    if found is None:
+        raise CheckpointError(f'{project} has no BLIP for {ours}')
+    return found

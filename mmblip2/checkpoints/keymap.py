@@ -181,7 +181,7 @@ class Layout:
                                   'a file without them would be another model')
         if self.twice:
             result.update({alias: result[twin] for alias, twin in self.aliases.items() if twin in result
-                           and any(key.startswith(alias.partition('decoder.')[0]) for key in result)})
+                           and any(key.startswith(alias.rpartition('decoder.')[0]) for key in result)})
             result.update(self._positions(result))
         return result, left
 
