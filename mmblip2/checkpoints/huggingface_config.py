@@ -76,10 +76,20 @@ def is_huggingface_folder(path) -> bool:
     Args:
         path (str | Path): Anything.
     """
+    return 'model_type' in folder_settings(path)
+
+
+def folder_settings(path) -> dict:
+    """Content of a folder's config.json; {} where there is none that can be read.
+
+    Args:
+        path (str | Path): Anything.
+    """
     try:
-        return 'model_type' in json.loads(Path(path, 'config.json').read_text(encoding='utf-8'))
+        content = json.loads(Path(path, 'config.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, TypeError):
-        return False
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def config_from_folder(path):
@@ -102,8 +112,8 @@ def config_from_folder(path):
     """
     from mmengine.config import Config
 
-    from .huggingface_blip import BlipReader
-    reader = next((kind(Path(path)) for kind in (BlipReader, ) if kind.reads(path)), None) or FolderReader(Path(path))
+    from .huggingface_blip import BlipReader, is_blip
+    reader = (BlipReader if is_blip(path) else FolderReader)(Path(path))
     model, pipeline = reader.model()
     reader.finish()
     return Config(dict(model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
@@ -165,7 +175,7 @@ class FolderReader:
         found = next((name for name in named if name in self.classes), None)
         if found is None:
             raise ConfigError(f'{self.folder} holds {", ".join(named) or "no named class"} (model_type '
-                              f'{self.config.get("model_type")!r}), expected one of {", ".join(CLASSES)}')
+                              f'{self.config.get("model_type")!r}), expected one of {", ".join(self.classes)}')
         return found
 
     def check_types(self):

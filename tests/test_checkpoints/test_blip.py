@@ -8,8 +8,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from blip_key_lists import LARGE, SMALL, openmmlab, salesforce
-from key_lists import assert_same, drawn, empty, shapes
+from blip_key_lists import SMALL, openmmlab, salesforce
+from key_lists import assert_same, drawn
 
 from mmblip2.checkpoints import layouts
 from mmblip2.errors import CheckpointError
@@ -23,7 +23,7 @@ def small_file(kind, project='LAVIS'):
     keys = (salesforce if project == 'LAVIS' else openmmlab)(kind, **SMALL)
     file = drawn(keys)
     for key in file:
-        if key.endswith('queue_ptr') or key.endswith('ptr_queue'):
+        if key.endswith(('queue_ptr', 'ptr_queue')):
             file[key] = torch.tensor([4])
         elif key.endswith('idx_queue'):
             file[key] = torch.tensor([[7, 7, -100, 12, 3, -100, -100, 9]])
