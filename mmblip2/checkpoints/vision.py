@@ -2,8 +2,8 @@
 
 Known layouts: transformers (``CLIPVisionModel``, ``CLIPModel``, ``Blip2VisionModel`` and what contains it), OpenAI's
 CLIP (LAVIS's ``clip_vit_L.pth``), and timm's names, which LAVIS has, too (``eva_vit_g.pth``, ``visual_encoder.*``,
-DeiT). What lies behind the last block of the model (a head, the text half, one further block, the one that BLIP-2 drops,
-and a final norm unless the model has one, as BLIP's) is left out.
+DeiT). What lies behind the last block of the model (a head, the text half, one further block, the one that BLIP-2
+drops, and a final norm unless the model has one, as BLIP's) is left out.
 """
 import re
 from typing import NamedTuple
