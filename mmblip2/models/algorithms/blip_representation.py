@@ -13,7 +13,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import gather, world
 
-from ..heads import ITCHead, ITMHead, LMHead, MomentumCopies, advance, check_queue, random_queue
+from ..heads import ITCHead, ITMHead, LMHead, MomentumCopies, advance, check_queue, project, random_queue
 from ..losses import NO_ID, momentum_targets, same_image, soft_cross_entropy
 from ..med import MED
 from ..tokenizers import TextBatch
@@ -51,9 +51,9 @@ class BlipRepresentation(Representation):
         embed_dim (int): Contrastive width C.
         temperature (float): Initial temperature; it stays in [0.001, 0.5].
         max_text_len (int): Longest text in tokens.
-        queue_size (int): Columns K of each queue, a multiple of the batch of all processes.
-        momentum (float, optional): Share of the momentum encoders that a step keeps; None builds neither them nor the
-            queues, for a model that is not trained.
+        queue_size (int, optional): Columns K of each queue, a multiple of the batch of all processes. None builds
+            neither queues nor momentum encoders, for a model that is not trained.
+        momentum (float): Share of the momentum encoders that a step keeps.
         alpha (float): Share of the momentum encoders in the targets of ITC.
         alpha_warmup_iters (int): Steps over which ``alpha`` grows from 0; two epochs in the original.
         negative_all_rank (bool): Draw hard negatives from the batches of all processes, not of the own one only.
@@ -79,8 +79,8 @@ class BlipRepresentation(Representation):
     queue_ptr: torch.Tensor
 
     def __init__(self, vision: nn.Module, text_encoder: MED, tokenizer, text_decoder: MED | None = None,
-                 embed_dim: int = 256, temperature: float = 0.07, max_text_len: int = 35, queue_size: int = 57600,
-                 momentum: float | None = 0.995, alpha: float = 0.4, alpha_warmup_iters: int = 0,
+                 embed_dim: int = 256, temperature: float = 0.07, max_text_len: int = 35, queue_size: int | None = 57600,
+                 momentum: float = 0.995, alpha: float = 0.4, alpha_warmup_iters: int = 0,
                  negative_all_rank: bool = False, negative_floor: float = 0., label_smoothing: float = 0.1,
                  negative_seed: int = 0, frozen: Sequence[str] = (), allow_random: bool = False,
                  vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
@@ -116,31 +116,33 @@ class BlipRepresentation(Representation):
         self.negative_seed = negative_seed
         self.register_buffer('num_steps', torch.zeros((), dtype=torch.int64))
         self.momentum = None
-        if momentum is not None:
+        if queue_size is not None:
             self._build_momentum(momentum, queue_size, embed_dim)
         self.droppable = tuple(f'{name}.*' for name in ('text_decoder', 'lm_head', 'momentum')
                                if getattr(self, name, None) is None)
-        if momentum is None:
+        if queue_size is None:
             self.droppable += _QUEUES
 
     def _build_momentum(self, momentum, queue_size, embed_dim):
         if not isinstance(queue_size, int) or queue_size < 1:
-            raise ConfigError(f'queue_size is {queue_size!r}, expected a positive whole number')
-        copied = {name: getattr(self, name) for name in ('vision', 'text_encoder', 'itc_head')
-                  if name not in self._frozen}
-        copies: Any = MomentumCopies(momentum, copied)
-        copies.itc_head.temperature = None  # one for both
-        self.momentum = copies
+            raise ConfigError(f'queue_size is {queue_size!r}, expected a positive whole number, or None for a model '
+                              'that is not trained')
+        self.momentum = MomentumCopies(momentum, self._followed())
         for name in ('image_queue', 'text_queue'):
             self.register_buffer(name, random_queue(embed_dim, queue_size).to(self.num_steps.device))
         self.register_buffer('image_id_queue', torch.full((queue_size, ), NO_ID, dtype=torch.int64))
         self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.int64))
 
+    def _followed(self) -> dict[str, nn.Module]:
+        """What the momentum encoders follow, by their names; a frozen part stays where it is."""
+        parts = {name: getattr(self, name) for name in ('vision', 'text_encoder') if name not in self._frozen}
+        return dict(parts, vision_proj=self.itc_head.vision_proj, text_proj=self.itc_head.text_proj)
+
     def init_weights(self):
         """Called once at the start of a training: the parts that grow out of a BERT may take one over."""
         super().init_weights()
         if self.momentum is not None:
-            self.momentum.restart(self)
+            self.momentum.restart(self._followed())
 
     def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Weights of a model without momentum encoders and queues, as other projects publish them.
@@ -154,8 +156,11 @@ class BlipRepresentation(Representation):
         """
         if self.momentum is None:
             return state, []
-        copies = {f'momentum.{key}': state[key] for key, _ in self.momentum.named_parameters() if key in state}
-        copies = {key: value for key, value in copies.items() if key not in state}
+        copies = {}
+        for key, _ in self.momentum.named_parameters():
+            followed = f'itc_head.{key}' if key.startswith(('vision_proj.', 'text_proj.')) else key
+            if followed in state and f'momentum.{key}' not in state:
+                copies[f'momentum.{key}'] = state[followed]
         new = {name: value for name, value in self._new_state().items() if name not in state}
         notes = [f'{len(copies)} tensors of the momentum encoders are copies of the trained ones'] if copies else []
         if new:
@@ -186,13 +191,13 @@ class BlipRepresentation(Representation):
             ConfigError: The batch of all processes does not divide ``queue_size``, or there are no momentum encoders.
         """
         if self.momentum is None:
-            raise ConfigError('this BlipRepresentation was built without momentum encoders (momentum=None) and cannot '
-                              'be trained: set momentum=0.995')
+            raise ConfigError('this BlipRepresentation was built without queues and momentum encoders, and cannot be '
+                              'trained: set queue_size (57600 in the paper)')
         check_queue(self.image_queue.size(1), len(images), world()[1])
         if self.training:
             with torch.no_grad():
                 self.itc_head.temperature.clamp_(*_TEMPERATURES)
-            self.momentum.follow(self)
+            self.momentum.follow(self._followed())
         encoded = self.encode_image(images, data_samples)
         text = self.tokenize([sample.text for sample in data_samples], images.device)
         ids = self._image_ids(data_samples, images.device)
@@ -242,8 +247,8 @@ class BlipRepresentation(Representation):
         copies = self.momentum
         patches = self._see(images, copies.vision).float() if hasattr(copies, 'vision') else encoded.patches
         text_encoder = getattr(copies, 'text_encoder', self.text_encoder)
-        return (copies.itc_head.image_features(patches[:, 0]),
-                copies.itc_head.text_features(text_encoder.forward_text(*text)))
+        return (project(copies.vision_proj, patches[:, 0]),
+                project(copies.text_proj, text_encoder.forward_text(*text)))
 
     @torch.no_grad()
     def image_features(self, encoded: EncodedImages) -> torch.Tensor:

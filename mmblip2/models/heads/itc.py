@@ -5,6 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def project(layer: nn.Module, feats: torch.Tensor) -> torch.Tensor:
+    """Features (..., D) through ``layer`` to normalised float32 (..., C)."""
+    return F.normalize(layer(feats).float(), dim=-1)
+
+
 class ITCHead(nn.Module):
     """Projections and temperature of image-text contrastive learning.
 
@@ -29,8 +34,8 @@ class ITCHead(nn.Module):
 
     def image_features(self, query_feats: torch.Tensor) -> torch.Tensor:
         """(B, Q, D) to normalised float32 (B, Q, C)."""
-        return F.normalize(self.vision_proj(query_feats).float(), dim=-1)
+        return project(self.vision_proj, query_feats)
 
     def text_features(self, cls_feats: torch.Tensor) -> torch.Tensor:
         """(B, D) to normalised float32 (B, C)."""
-        return F.normalize(self.text_proj(cls_feats).float(), dim=-1)
+        return project(self.text_proj, cls_feats)

@@ -25,26 +25,24 @@ class MomentumCopies(nn.Module):
     def __init__(self, momentum: float, parts: dict[str, nn.Module]):
         super().__init__()
         if not 0 <= momentum < 1:
-            raise ConfigError(f'momentum is {momentum}, expected a number from 0 to below 1 (0.995 in the paper), or '
-                              'None for a model that is not trained')
+            raise ConfigError(f'momentum is {momentum}, expected a number from 0 to below 1 (0.995 in the paper)')
         self.momentum = momentum
         for name, part in parts.items():
             self.add_module(name, copy.deepcopy(part).requires_grad_(False))
 
-    def follow(self, model: nn.Module):
-        """Move to where the modules of these names in ``model`` are now, by the share ``1 - momentum``."""
-        self._move(model, 1 - self.momentum)
+    def follow(self, parts: dict[str, nn.Module]):
+        """Move to where the modules of these names are now, by the share ``1 - momentum``."""
+        self._move(parts, 1 - self.momentum)
 
-    def restart(self, model: nn.Module):
-        """Become copies of the modules of these names in ``model``."""
-        self._move(model, 1.)
+    def restart(self, parts: dict[str, nn.Module]):
+        """Become copies of the modules of these names."""
+        self._move(parts, 1.)
 
     @torch.no_grad()
-    def _move(self, model, share):
+    def _move(self, parts, share):
         for name, copied in self.named_children():
-            trained = dict(model.get_submodule(name).named_parameters())
-            names, own = zip(*copied.named_parameters())
-            torch._foreach_lerp_(list(own), [trained[key].detach() for key in names], share)
+            followed = [p.detach() for p in parts[name].parameters()]
+            torch._foreach_lerp_(list(copied.parameters()), followed, share)
 
 
 def random_queue(width: int, size: int) -> torch.Tensor:
