@@ -1,6 +1,8 @@
 from .blip2_features import Blip2Features
 from .blip2_generation import Blip2Generation
 from .blip2_representation import Blip2Representation
+from .blip_nlvr import BlipNLVR
 from .pretraining import LanguagePretraining, VisionPretraining
 
-__all__ = ['Blip2Features', 'Blip2Generation', 'Blip2Representation', 'LanguagePretraining', 'VisionPretraining']
+__all__ = ['Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipNLVR', 'LanguagePretraining',
+           'VisionPretraining']
