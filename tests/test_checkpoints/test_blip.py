@@ -40,8 +40,7 @@ def in_ours(key):
     """Our name of a tensor of the original repository, by hand."""
     momentum = re.match(r'(visual_encoder|text_encoder|vision_proj|text_proj)_m\.', key)
     if momentum:
-        name = in_ours(key.replace('_m.', '.', 1))
-        return 'momentum.' + name.removeprefix('itc_head.')
+        return 'momentum.' + in_ours(key.replace('_m.', '.', 1))
     for old, new in (('visual_encoder.patch_embed.proj', 'vision.patch_embed'), ('visual_encoder', 'vision'),
                      ('text_decoder.cls.predictions.transform.dense', 'lm_head.transform'),
                      ('text_decoder.cls.predictions.transform.LayerNorm', 'lm_head.norm'),
