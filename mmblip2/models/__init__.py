@@ -3,6 +3,7 @@ from .algorithms import (
     Blip2Generation,
     Blip2Representation,
     BlipFeatures,
+    BlipGeneration,
     LanguagePretraining,
     VisionPretraining,
 )
@@ -14,7 +15,7 @@ from .tokenizers import BertTokenizer
 from .vision import VisionTransformer
 
 __all__ = [
-    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipFeatures', 'CausalLM',
-    'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Seq2SeqLM', 'VisionPretraining',
+    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipFeatures', 'BlipGeneration',
+    'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Seq2SeqLM', 'VisionPretraining',
     'VisionTransformer'
 ]
