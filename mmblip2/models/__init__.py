@@ -4,7 +4,9 @@ from .algorithms import (
     Blip2Representation,
     BlipFeatures,
     BlipGeneration,
+    BlipRepresentation,
     LanguagePretraining,
+    Representation,
     VisionPretraining,
 )
 from .data_preprocessor import ImageTextPreprocessor
@@ -16,6 +18,6 @@ from .vision import VisionTransformer
 
 __all__ = [
     'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipFeatures', 'BlipGeneration',
-    'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Seq2SeqLM', 'VisionPretraining',
-    'VisionTransformer'
+    'BlipRepresentation', 'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer',
+    'Representation', 'Seq2SeqLM', 'VisionPretraining', 'VisionTransformer'
 ]
