@@ -75,7 +75,7 @@ _HEADS = {'vision_proj.*': 'itc_head.vision_proj.*', 'text_proj.*': 'itc_head.te
 _MOMENTUM = {
     **_vision('visual_encoder_m.', 'patch_embed.proj', 'blocks', _TIMM, 'norm', ours='momentum.vision.'),
     **_bert('text_encoder_m.', 'momentum.text_encoder.'),
-    'vision_proj_m.*': 'momentum.itc_head.vision_proj.*', 'text_proj_m.*': 'momentum.itc_head.text_proj.*'}
+    'vision_proj_m.*': 'momentum.vision_proj.*', 'text_proj_m.*': 'momentum.text_proj.*'}
 _REPRESENTATION = {**_IN_LAVIS, **_bert('text_encoder.', 'text_encoder.'), **_HEADS, 'temp': 'itc_head.temperature',
                    **_MOMENTUM, **_QUEUES}
 _POSITIONS = tuple(f'{name}.embeddings.position_ids' for name in ('text_encoder', 'text_encoder_m',
@@ -132,8 +132,7 @@ MMPRETRAIN = {kind: _layout('mmpretrain', kind, table, decoder, buffers, **setti
         **_mm_vision('vision_backbone.'), **_mm_vision('vision_backbone_m.', 'momentum.vision.'),
         **_bert('text_backbone.', 'text_encoder.'), **_bert('text_backbone_m.', 'momentum.text_encoder.'),
         'vision_neck.*': 'itc_head.vision_proj.*', 'text_neck.*': 'itc_head.text_proj.*',
-        'vision_neck_m.*': 'momentum.itc_head.vision_proj.*',
-        'text_neck_m.*': 'momentum.itc_head.text_proj.*',
+        'vision_neck_m.*': 'momentum.vision_proj.*', 'text_neck_m.*': 'momentum.text_proj.*',
         'multimodal_head.fc.*': 'itm_head.classifier.*', 'temp': 'itc_head.temperature',
         **{f'head.{theirs}': ours for theirs, ours in _QUEUES.items()}}, None,
      ('text_backbone.embeddings.position_ids', 'text_backbone_m.embeddings.position_ids'),

@@ -2,14 +2,15 @@
 models, both ways, and the values behind the names."""
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from blip_key_lists import SMALL, openmmlab, salesforce
-from key_lists import assert_same, drawn
+from blip_key_lists import LARGE, SMALL, openmmlab, salesforce
+from key_lists import assert_same, drawn, empty, shapes
 
 from mmblip2.checkpoints import layouts
 from mmblip2.errors import CheckpointError
@@ -40,7 +41,7 @@ def in_ours(key):
     """Our name of a tensor of the original repository, by hand."""
     momentum = re.match(r'(visual_encoder|text_encoder|vision_proj|text_proj)_m\.', key)
     if momentum:
-        return 'momentum.' + in_ours(key.replace('_m.', '.', 1))
+        return 'momentum.' + in_ours(key.replace('_m.', '.', 1)).removeprefix('itc_head.')
     for old, new in (('visual_encoder.patch_embed.proj', 'vision.patch_embed'), ('visual_encoder', 'vision'),
                      ('text_decoder.cls.predictions.transform.dense', 'lm_head.transform'),
                      ('text_decoder.cls.predictions.transform.LayerNorm', 'lm_head.norm'),
@@ -57,6 +58,47 @@ def in_ours(key):
                      ('itm_head.', 'itm_head.classifier.')):
         key = new + key.removeprefix(old) if key.startswith(old) else key
     return {'temp': 'itc_head.temperature', 'idx_queue': 'image_id_queue', 'ptr_queue': 'queue_ptr'}.get(key, key)
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'blip'
+# project, config, keys of the file
+FILES = {
+    'caption': ('LAVIS', 'blip-base_8xb32_caption', salesforce('caption')),
+    'caption, large': ('LAVIS', 'blip-large_16xb16_caption', salesforce('caption', **LARGE)),
+    'VQA': ('LAVIS', 'blip-base_8xb32_vqa', salesforce('VQA', image=480)),
+    'retrieval': ('LAVIS', 'blip-base_8xb32_retrieval', salesforce('retrieval')),
+    'retrieval, large': ('LAVIS', 'blip-large_16xb16_retrieval', salesforce('retrieval', **LARGE)),
+    'pre-training': ('LAVIS', 'blip-base_32xb90_pretrain', salesforce('pre-training', image=224)),
+    'pre-training, large': ('LAVIS', 'blip-large_32xb75_pretrain', salesforce('pre-training', **dict(LARGE, image=224))),
+    'NLVR2': ('LAVIS', 'blip-base_8xb32_nlvr', salesforce('NLVR2')),
+    'caption of mmpretrain': ('mmpretrain', 'blip-base_8xb32_caption', openmmlab('caption')),
+    'VQA of mmpretrain': ('mmpretrain', 'blip-base_8xb32_vqa', openmmlab('VQA', image=480)),
+    'retrieval of mmpretrain': ('mmpretrain', 'blip-base_8xb32_retrieval', openmmlab('retrieval')),
+    'NLVR2 of mmpretrain': ('mmpretrain', 'blip-base_8xb32_nlvr', openmmlab('NLVR2')),
+}
+# what we have and they do not: the number of steps, and ids of a queue that has none yet
+OURS_ALONE = {'num_steps', 'image_id_queue'}
+
+
+@cache
+def ours(config):
+    """State dict of the model of ``configs/blip/<config>.py`` on the meta device."""
+    from mmengine.config import Config
+
+    from mmblip2.utils.meta import build_on_meta
+    return build_on_meta(Config.fromfile(str(CONFIGS / f'{config}.py')).model.to_dict()).state_dict()
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_whole_key_sets_of_the_published_models(name):
+    project, config, expected = FILES[name]
+    state = ours(config)
+    converted = layouts.recognise(expected).to_ours(empty(expected))
+    alone = {key for key in state if key not in converted.state}
+    assert alone <= OURS_ALONE
+    assert shapes(converted.state) == {key: shape for key, shape in shapes(state).items() if key not in alone}
+    file, left = layouts.to_write(project, state).from_ours({key: state[key] for key in state if key not in alone})
+    assert shapes(file) == expected and not left
 
 
 def test_the_hand_table_is_right():
