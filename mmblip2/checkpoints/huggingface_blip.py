@@ -71,7 +71,7 @@ class BlipReader(FolderReader):
                 model['embed_dim'] = self.config.get('projection_dim', 512)
         elif self.kind == 'BlipForImageTextRetrieval':
             model.update(type='BlipRepresentation', embed_dim=self.config.get('image_text_hidden_size', 256),
-                         momentum=None)
+                         queue_size=None)
         else:
             model['type'] = 'BlipGeneration'
             if generation := self.generation():

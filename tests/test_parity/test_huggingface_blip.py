@@ -154,6 +154,26 @@ def test_contrastive_model(saved, photos):
     assert_close(model.ours.contrastive_logits(encoded, text), output.logits_per_image)
 
 
+@torch.no_grad()
+def test_retrieval_model(saved, photos):
+    model = saved('BlipForImageTextRetrieval')
+    ours = model.ours
+    encoded, text = ours.encode_image(model.our_photos(photos)), ours.tokenize(TEXTS)
+    assert not text.mask.all(), 'no padding in the batch'
+    expected = model.theirs(text.input_ids, model.photos, attention_mask=text.mask, use_itm_head=False).itm_score
+    assert_close(ours.image_features(encoded)[:, 0] @ ours.text_features(text).T, expected)
+
+    def match(pixels):
+        """(3, 2), each text with one image; transformers gets the [ENC] that our model puts there itself."""
+        return model.theirs(text.begin_with(model.enc_id).input_ids, pixels, attention_mask=text.mask).itm_score
+
+    expected = torch.stack([match(model.photos.roll(i, 0)) for i in range(3)])
+    found = torch.stack([ours.match_logits(ours.encode_image(model.our_photos(photos).roll(i, 0)).image_kv, text)
+                         for i in range(3)])
+    assert_close(found, expected)
+    assert (match(perturbed(model.photos)) - expected[0]).abs().max() > 1e-2
+
+
 # -------------------------------------------------------------------------------------------- texts
 
 PROMPTS = ['a photo of', '', 'there are three objects']  # of other lengths: ours are continued in one batch
@@ -207,17 +227,10 @@ def test_logits_of_answers(saved, photos):
 
 def their_answers(model, image, question, row):
     """Logits (T, V) of the tokens of ``row``, of an unpadded question that begins with [ENC]."""
-    output = model.theirs(pixel_values=image, input_ids=row_of(model, question, model.enc_id), decoder_input_ids=row)
-    logits = model.theirs.text_decoder(
-        input_ids=row, encoder_hidden_states=question_states(model, image, question)).logits[0]
-    assert output is not None
-    return logits
-
-
-def question_states(model, image, question):
     states = model.theirs.vision_model(pixel_values=image).last_hidden_state
-    return model.theirs.text_encoder(input_ids=row_of(model, question, model.enc_id),
-                                     encoder_hidden_states=states).last_hidden_state
+    states = model.theirs.text_encoder(input_ids=row_of(model, question, model.enc_id),
+                                       encoder_hidden_states=states).last_hidden_state
+    return model.theirs.text_decoder(input_ids=row, encoder_hidden_states=states).logits[0]
 
 
 @pytest.mark.parametrize('beams', [1, 5])
