@@ -63,7 +63,7 @@ def _vision(theirs, patches, blocks, inside, norm, outside=('cls_token', 'pos_em
 def _layout(name, kind, table, decoder=None, buffers=(), **settings):
     aliases = {**(_second_names(decoder) if decoder else {}), **settings.pop('aliases', {})}
     return Layout(name, f'BLIP, {kind}' if name != 'transformers' else kind, table, vision_norm_eps=1e-6, bias='full',
-                  buffers=buffers, aliases=aliases, loses=settings.pop('loses', _TRAINING), **settings)
+                  buffers=buffers, aliases=aliases, loses=settings.pop('loses', _TRAINING), rows=('idx_queue', 'head.idx_queue'), **settings)
 
 
 # --------------------------------------------------------------- LAVIS, and the original repository
