@@ -63,7 +63,8 @@ class BlipNLVR(VisionLanguageModel):
         """Tokens (B, 2, P, E) of pairs of images (B, 2, 3, H, W)."""
         if images.dim() != 5 or images.size(1) != 2:
             raise DataError(f'BlipNLVR reads two images a sentence, got images of shape {tuple(images.shape)}, '
-                            "expected (B, 2, 3, H, W): begin the pipeline with dict(type='EachImage', transforms=[...])")
+                            'expected (B, 2, 3, H, W): begin the pipeline with '
+                            "dict(type='EachImage', transforms=[...])")
         return super()._see(images.flatten(0, 1)).unflatten(0, (-1, 2))
 
     def logits(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
