@@ -2,8 +2,12 @@ from .algorithms import (
     Blip2Features,
     Blip2Generation,
     Blip2Representation,
+    BlipFeatures,
+    BlipGeneration,
     BlipNLVR,
+    BlipRepresentation,
     LanguagePretraining,
+    Representation,
     VisionPretraining,
 )
 from .data_preprocessor import ImageTextPreprocessor
@@ -14,7 +18,7 @@ from .tokenizers import BertTokenizer
 from .vision import VisionTransformer
 
 __all__ = [
-    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipNLVR', 'CausalLM',
-    'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Seq2SeqLM', 'TwinMED', 'VisionPretraining',
-    'VisionTransformer'
+    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipFeatures', 'BlipGeneration',
+    'BlipNLVR', 'BlipRepresentation', 'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer',
+    'Representation', 'Seq2SeqLM', 'TwinMED', 'VisionPretraining', 'VisionTransformer'
 ]
