@@ -105,7 +105,7 @@ def test_a_generator_gives_what_its_language_model_reads(tiny_generator, images)
         torch.testing.assert_close(found['image_embeds_proj'], model.visual_prefix(pixels, []), atol=1e-5, rtol=0)
     assert extractor.get_image_features(images).shape == (3, 5, 16)
     for extract in (lambda: extractor.get_qformer_features(images, TEXTS), lambda: extractor.get_text_features('a')):
-        with pytest.raises(ConfigError, match='Q-Former of this Blip2Generation was built without a text half'):
+        with pytest.raises(ConfigError, match='this Blip2Generation was built without a text half'):
             extract()
     reader = FeatureExtractor(tiny_generator([dict(type='VQAPrompt', qformer_text='{}')], reads_text=True))
     assert reader.get_qformer_features(images, TEXTS).shape == (3, 3, 16)
@@ -117,7 +117,7 @@ def test_a_generator_gives_what_its_language_model_reads(tiny_generator, images)
 def test_bad_input_says_what_to_do(extractor, images):
     other = torch.nn.Identity()
     other._config, other.data_preprocessor = extractor.model._config, extractor.model.data_preprocessor
-    with pytest.raises(ConfigError, match='needs a Blip2Representation or a Blip2Generation, this model is a Identity'):
+    with pytest.raises(ConfigError, match='needs a model of BLIP or BLIP-2, this one is a Identity'):
         FeatureExtractor(other)
     with pytest.raises(ConfigError, match="mode 'pixels' is not one of 'image', 'text', 'multimodal'"):
         extractor.extract_features(images, mode='pixels')

@@ -14,6 +14,7 @@ from mmblip2.errors import ConfigError
 
 from ..layers import BertTower
 from ..layers.attention import KeyValue
+from ..tokenizers import TextBatch
 
 
 class EncodedImages(NamedTuple):
@@ -113,6 +114,7 @@ class VisionLanguageModel(BaseModel):
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: tuple[str, ...] = ()
     vision: Any  # a module with embed_dim
+    tokenizer: Any
     #: type in which a vision encoder with weights of half precision computes; its norms and sums are in float32
     vision_dtype: torch.dtype | None = None
 
@@ -193,6 +195,27 @@ class VisionLanguageModel(BaseModel):
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
         """The reader's cross-attention keys and values of patches (B, P, E), per layer."""
         return self.reader.project_image(patches)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether texts have features of their own: there is a Q-Former with a text half, or a text encoder."""
+        return bool(getattr(self.reader, 'has_text', False))
+
+    def image_tokens(self, encoded: EncodedImages) -> torch.Tensor:
+        """What stands for images: behind a Q-Former its queries (B, Q, D), else the patches (B, P, E)."""
+        forward_queries = getattr(self.reader, 'forward_queries', None)
+        return encoded.patches if forward_queries is None else forward_queries(encoded.image_kv)[0]
+
+    def joint_tokens(self, image_kv, text: TextBatch) -> torch.Tensor:
+        """Texts that read images: what the queries of a Q-Former (N, Q, D), or the text's tokens (N, T, D), say then.
+
+        Args:
+            image_kv: Keys and values of N images, or of one image for all N texts.
+            text: N texts; where the tokenizer has [ENC], they begin with it.
+        """
+        if self.tokenizer.enc_id is not None:
+            text = text.begin_with(self.tokenizer.enc_id)
+        return self.reader.forward_joint(image_kv, *text)
 
     def _see(self, images, vision: Any = None) -> torch.Tensor:
         """Tokens (B, P, E) of the vision encoder, or of another one like it."""

@@ -134,6 +134,11 @@ class BlipGeneration(TextGeneration):
         return '{}' if self.text_encoder is not None else None
 
     @property
+    def reads_text(self) -> bool:
+        """See ``VisionLanguageModel``: a decoder alone only writes."""
+        return self.text_encoder is not None
+
+    @property
     def writer(self) -> Callable[..., list]:
         """See ``TextGeneration``."""
         return self.write if self.candidates is None else self._choose
