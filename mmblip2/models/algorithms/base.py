@@ -215,7 +215,8 @@ class VisionLanguageModel(BaseModel):
         """
         if self.tokenizer.enc_id is not None:
             text = text.begin_with(self.tokenizer.enc_id)
-        return self.reader.forward_joint(image_kv, *text)
+        reader: Any = self.reader
+        return reader.forward_joint(image_kv, *text)
 
     def _see(self, images, vision: Any = None) -> torch.Tensor:
         """Tokens (B, P, E) of the vision encoder, or of another one like it."""
