@@ -236,6 +236,8 @@ def metrics_are_whole(metrics, cfg, split, dataset):
         expected, file = CAPTION_SCORES, 'caption.json'
     elif kind == 'RetrievalRecall':
         expected, file = RECALLS, 'retrieval.json'
+    elif kind == 'NLVRAccuracy':
+        expected, file = {'nlvr/accuracy', 'nlvr/consistency'}, 'nlvr.json'
     elif kind == 'PatchAccuracy':
         expected, file = {'vision/patch_accuracy'}, None
     else:
