@@ -64,7 +64,7 @@ def files(cfg, model, kind) -> tuple[dict[str, dict], dict]:
     vision, block = model.vision, model.vision.blocks[0]
     smoothing = float(getattr(model, 'label_smoothing', 0.))
     text = _text_config(next(iter(_towers(model).values())))
-    config = dict(
+    config: dict = dict(
         architectures=[kind], model_type='blip', projection_dim=512, initializer_factor=1.0, initializer_range=0.02,
         logit_scale_init_value=2.6592, label_smoothing=smoothing, tie_word_embeddings=True,
         image_text_hidden_size=model.itc_head.vision_proj.out_features if hasattr(model, 'itc_head') else 256,
@@ -75,7 +75,7 @@ def files(cfg, model, kind) -> tuple[dict[str, dict], dict]:
             hidden_act=block.mlp.activation.__name__, layer_norm_eps=block.norm1.eps, attention_dropout=0.0,
             projection_dim=512, initializer_range=0.02),
         text_config=dict(text, **ids, sep_token_id=tokenizer.sep_id, label_smoothing=smoothing))
-    result = {'config.json': config, 'preprocessor_config.json': dict(processor_class='BlipProcessor'),
+    result: dict[str, dict] = {'config.json': config, 'preprocessor_config.json': dict(processor_class='BlipProcessor'),
               'processor_config.json': dict(processor_class='BlipProcessor')}
     if hasattr(model, 'generation'):
         result['generation_config.json'] = dict(model.generation, **ids)

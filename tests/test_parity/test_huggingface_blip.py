@@ -156,7 +156,7 @@ def test_contrastive_model(saved, photos):
 
 @torch.no_grad()
 def test_retrieval_model(saved, photos):
-    model = saved('BlipForImageTextRetrieval')
+    model = saved('BlipForImageTextRetrieval', 8)
     ours = model.ours
     encoded, text = ours.encode_image(model.our_photos(photos)), ours.tokenize(TEXTS)
     assert not text.mask.all(), 'no padding in the batch'
