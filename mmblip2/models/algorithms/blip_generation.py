@@ -87,6 +87,7 @@ class BlipGeneration(TextGeneration):
     droppable: tuple[str, ...] = (
         'itc_head.*', 'itm_head.*', 'momentum.*', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr',
         'num_steps')
+    answering = dict(num_beams=3, max_new_tokens=9, min_new_tokens=None, length_penalty=1.)
     candidates: Sequence[str] | str | None = None
     text_encoder: MED | None
 

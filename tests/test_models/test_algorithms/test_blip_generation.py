@@ -1,5 +1,7 @@
 import copy
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from mmblip2.errors import CheckpointError, ConfigError, DataError
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
 
-WORDS = ('a an picture of photo small red circle left large blue square two green stars above one yellow cross what '
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'data'))
+from word_tokenizer import write_bert
+
+WORDS = ("a an picture of photo small red circle left large blue square two green stars above one yellow cross what "
          "color is the star how many there yes no three ? ' don t").split()
 WIDTH, SIDE = 16, 16
 PROMPT = 'a picture of '
@@ -19,12 +24,8 @@ ANSWERS = ['yes', 'no', 'two green stars', 'a large blue square', 'two', 'three'
 
 @pytest.fixture(scope='module')
 def bert(tmp_path_factory):
-    """Folder of a WordPiece tokenizer of whole words, not trained."""
-    from transformers import BertTokenizerFast
-    folder = tmp_path_factory.mktemp('bert')
-    (folder / 'vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]))
-    BertTokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
-    return str(folder)
+    """Folder of a tokenizer of these words."""
+    return write_bert(tmp_path_factory.mktemp('bert'), WORDS)[0]
 
 
 def build(bert, asks=False, enc_token=True, std=0.3, **kwargs):
@@ -183,8 +184,7 @@ def test_texts_of_a_batch_are_those_of_each_sample_alone(bert, asks, settings):
 
 def test_the_text_is_what_follows_the_prompt(bert, monkeypatch):
     model = build(bert)
-    ids = {word: i for i, word in enumerate(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS])}
-    said = [ids[word] for word in ("don ' t the star [SEP] yes [PAD]").split()]
+    said = model.tokenizer.tokenizer.convert_tokens_to_ids("don ' t the star [SEP] yes [PAD]".split())
     monkeypatch.setattr('mmblip2.models.algorithms.blip_generation.search',
                         lambda decoder, head, start, *args, **settings: torch.cat([start, torch.tensor([said])], dim=1))
     assert predictions(model, *batch([PROMPT])) == ["don't the star"]

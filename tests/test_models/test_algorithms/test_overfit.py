@@ -4,6 +4,7 @@ No part is frozen and none has dropout. Training ends when the loss proves what 
 number of steps, so that other numerics change the time it takes and not the result.
 """
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from mmblip2.evaluation.functional import retrieval_recall
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'data'))
+from word_tokenizer import write_bert
 
 SCRIPT = Path(__file__).resolve().parents[3] / 'tools' / 'dataset_converters' / 'make_shapes.py'
 SIDE, PATCH, WIDTH, MOST_STEPS = 36, 12, 32, 2000
@@ -148,18 +152,9 @@ def margin(scores):
     return (scores.diag() - torch.maximum(others.amax(0), others.amax(1))).min()
 
 
-def whole_words(folder, texts):
-    """Folder of a WordPiece tokenizer of the words of texts, not trained, and the number of its tokens."""
-    from transformers import BertTokenizerFast
-    vocab = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *sorted({word for text in texts for word in text.split()})]
-    (folder / 'vocab.txt').write_text('\n'.join(vocab))
-    BertTokenizerFast.from_pretrained(str(folder)).save_pretrained(str(folder))
-    return str(folder), len(vocab)
-
-
 def test_eight_scenes_are_found_by_their_captions_and_the_captions_by_them(scenes, tmp_path):
     images, captions = scenes
-    folder, words = whole_words(tmp_path, captions)
+    folder, words = write_bert(tmp_path, captions)
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Blip2Representation', vision=VISION['vit'], frozen=(), embed_dim=WIDTH,
@@ -199,7 +194,7 @@ def blip(folder, words, **kwargs):
 
 def test_eight_scenes_come_back_as_the_captions_of_blip(scenes, tmp_path):
     images, captions = scenes
-    model = blip(*whole_words(tmp_path, [PROMPT, *captions]), generation=dict(max_new_tokens=30))
+    model = blip(*write_bert(tmp_path, [PROMPT, *captions]), generation=dict(max_new_tokens=30))
     samples = [DataSample(prompt=PROMPT, target=caption) for caption in captions]
     tokens = sum(len(caption.split()) + 1 for caption in captions)
     fit(model, dict(inputs=images, data_samples=samples), lambda losses: losses['loss_lm'] < 0.5 / tokens)
@@ -219,7 +214,7 @@ def test_blip_answers_two_questions_about_eight_scenes(scenes, tmp_path):
     answers = [[f'{first} {second}' for first in ('red', 'blue') for second in ('star', 'cross', 'square', 'circle')],
                ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight']]
     candidates = [answer for group in answers for answer in group]
-    model = blip(*whole_words(tmp_path, questions + candidates), generation=dict(max_new_tokens=5, num_beams=3),
+    model = blip(*write_bert(tmp_path, questions + candidates), generation=dict(max_new_tokens=5, num_beams=3),
                  text_encoder=True)
     samples = [DataSample(prompt=questions[q], targets={answers[q][i]: 1.}) for q in range(2) for i in range(8)]
     # 0.5 nats over all answers together: every one has a probability above 0.6
