@@ -20,27 +20,29 @@ _MODES = ('image', 'text', 'multimodal')
 
 
 class FeatureExtractor(BaseInferencer):
-    """Features before and behind the Q-Former, equal to transformers' and, by LAVIS's names, to its feature extractor;
-    of BLIP the patches, which stand in the place of the queries, and the text's tokens.
+    """Features before and behind the Q-Former or BLIP's text encoder, equal to transformers' and, by LAVIS's names, to
+    its feature extractor.
+
+    Where BLIP-2 has queries, BLIP has what they stand for: an image's patches, (B, P, E), and beside a text the text's
+    tokens, (B, T, D), the first of which, [ENC], stands for both.
 
     All results are float32 on the CPU. What a model cannot give is an error: texts need a Q-Former with a text half
     (``Blip2Representation``, a ``Blip2Generation`` whose Q-Former reads text, as InstructBLIP's, or ``Blip2Features``
-    of a ``Blip2TextModelWithProjection``) or a text encoder (``BlipRepresentation``, or a ``BlipGeneration`` that
-    answers questions).
+    of a ``Blip2TextModelWithProjection``), or a text encoder.
 
     Args:
         model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         pretrained, device, **kwargs: See ``BaseInferencer``.
 
     Raises:
-        ConfigError: A model that is not of BLIP-2 or BLIP.
+        ConfigError: Another kind of model.
     """
 
     def __init__(self, model, pretrained: bool | str | None = True, device: str | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
         from mmblip2.models.algorithms.base import VisionLanguageModel
         if not isinstance(self.model, VisionLanguageModel):
-            raise ConfigError('FeatureExtractor needs a model of BLIP or BLIP-2, this one is a '
+            raise ConfigError(f'FeatureExtractor needs a model of BLIP-2 or BLIP, this model is a '
                               f'{type(self.model).__name__}: give another one')
 
     def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None,
@@ -59,7 +61,7 @@ class FeatureExtractor(BaseInferencer):
 
         Raises:
             DataError: An image cannot be read.
-            ConfigError: ``out_file`` has another ending, or cannot be written; the model has no vision encoder.
+            ConfigError: ``out_file`` has another ending, or cannot be written.
         """
         _check_ending(out_file, 1)
 
@@ -71,7 +73,7 @@ class FeatureExtractor(BaseInferencer):
 
     def get_qformer_features(self, images, texts=None, batch_size: int = 8, out_file: str | Path | None = None,
                              progress: bool = True) -> torch.Tensor:
-        """What the queries read from images, and from texts beside them where there are some.
+        """What the queries read from images, and from texts beside them where there are some; of BLIP see above.
 
         Args:
             images, batch_size, out_file, progress: See :meth:`get_image_features`.
@@ -81,11 +83,8 @@ class FeatureExtractor(BaseInferencer):
             torch.Tensor: (B, Q, D).
 
         Raises:
-            DataError, ConfigError: See :meth:`extract_features`; and a model of BLIP has no queries.
+            DataError, ConfigError: See :meth:`extract_features`.
         """
-        if self.model.reader is not None and not hasattr(self.model.reader, 'forward_queries'):
-            raise ConfigError(f'this {type(self.model).__name__} has no Q-Former: take get_image_features, or '
-                              'extract_features')
         _check_ending(out_file, 1)
         mode = 'image' if texts is None else 'multimodal'
         found = self.extract_features(images, texts, mode, batch_size, progress=progress)
@@ -128,13 +127,12 @@ class FeatureExtractor(BaseInferencer):
             progress: Whether to show a progress bar where there is more than one batch.
 
         Returns:
-            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or
-            ``Blip2Features`` (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model
-            reads. Of BLIP ``image_embeds`` (B, P, E), the patches, and of a ``BlipRepresentation``
-            ``image_embeds_proj`` (B, P, C).
-            'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a model that compares
-            images and texts or ``Blip2Features``, and ``text_mask`` (B, T), 1 at tokens.
-            'multimodal': ``multimodal_embeds`` (B, Q, D); of BLIP (B, T, D), and ``text_mask`` (B, T).
+            dict: 'image': ``image_embeds`` (B, Q, D), of BLIP (B, P, E), and ``image_embeds_proj``, of a model with a
+            contrastive head (B, Q or P, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language
+            model reads.
+            'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a model with a
+            contrastive head, and ``text_mask`` (B, T), 1 at tokens.
+            'multimodal': ``multimodal_embeds`` (B, Q, D), of BLIP (B, T, D) and ``text_mask``.
 
         Raises:
             ConfigError: Another mode, images or texts are missing or not wanted, or the model has no text half.
@@ -147,12 +145,16 @@ class FeatureExtractor(BaseInferencer):
             if (value is not None) != (mode in modes):
                 raise ConfigError(f'mode={mode!r} needs {"" if value is None else "no "}{name}: '
                                   + (f'give {name}=' if value is None else f'leave {name} out, or take another mode'))
-        if self.model.reader is None:
-            raise ConfigError(f'this {type(self.model).__name__} is a vision encoder without a Q-Former: '
-                              'get_image_features is all that it has')
-        if texts is not None and not self.model.reads_text:
-            raise ConfigError(f'this {type(self.model).__name__} was built without a text half and reads no texts: '
-                              'leave texts out, or take a retrieval model, its pre-training, or InstructBLIP')
+        name, reader = type(self.model).__name__, self.model.reader
+        if reader is None:
+            raise ConfigError(f'this {name} is a vision encoder without a Q-Former or text encoder: get_image_features '
+                              'is all that it has')
+        if texts is not None and self.model.text_reader is None:
+            name = f'this {name}'
+            if not reader.has_text:
+                name = f'the {reader.title} of {name} was built without a text half and'
+            raise ConfigError(f'{name} reads no texts: leave texts out, or take a stage 1, retrieval or InstructBLIP '
+                              'model, or one of BLIP with a text encoder')
         _check_ending(out_file, 1 if mode == 'multimodal' else 2)
         return _written(getattr(self, f'_{mode}')(images, texts, batch_size, progress), out_file)
 
@@ -185,9 +187,9 @@ class FeatureExtractor(BaseInferencer):
         head = getattr(self.model, 'itc_head', None)
 
         def predict(batch):
-            tokens = self.model.image_tokens(self._encode(batch))
+            embeds = self.model.image_states(self._encode(batch))
             project = head.image_features if head is not None else getattr(self.model, 'language_projection', None)
-            return _rows(image_embeds=tokens, **({} if project is None else dict(image_embeds_proj=project(tokens))))
+            return _rows(image_embeds=embeds, **({} if project is None else dict(image_embeds_proj=project(embeds))))
 
         return _stack(self.run(self.image_rows(images), predict, count_images(images), batch_size, progress=progress))
 
@@ -198,7 +200,7 @@ class FeatureExtractor(BaseInferencer):
 
         def predict(batch):
             text = type(tokens)(*(part.to(self.device) for part in tokens.rows([row['index'] for row in batch])))
-            embeds = self.model.reader.forward_text_tokens(*text)
+            embeds = self.model.text_reader.forward_text_tokens(*text)
             features = dict(text_embeds=embeds)
             if head is not None:
                 features['text_embeds_proj'] = head.text_features(embeds)
@@ -214,13 +216,13 @@ class FeatureExtractor(BaseInferencer):
         def predict(batch):
             encoded = self._encode(distinct_images(batch)[0])  # one of all, or one for all texts
             text = tokens.rows([row['text_index'] for row in batch])
+            if self.model.reader.has_queries:
+                return _rows(multimodal_embeds=self.model.joint_states(encoded, text.trimmed(self.device)))
             text = type(text)(*(part.to(self.device) for part in text))
-            return _rows(multimodal_embeds=self.model.joint_tokens(encoded.image_kv, text))
+            return _rows(multimodal_embeds=self.model.joint_states(encoded, text), text_mask=text.mask)
 
         features = _stack(self.run(rows, predict, total, batch_size, progress=progress))
-        if not hasattr(self.model.reader, 'forward_queries'):  # its rows are the text's tokens
-            features['text_mask'] = tokens.mask.expand(len(features['multimodal_embeds']), -1)
-        return features
+        return {key: value.long() if key == 'text_mask' else value for key, value in features.items()}
 
 
 def _rows(**features) -> list[dict[str, torch.Tensor]]:

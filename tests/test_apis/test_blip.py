@@ -133,14 +133,12 @@ def test_features_have_the_names_of_lavis(retrieval, images):
     assert torch.equal(joint['text_mask'], tokens.mask)
     rows = extract(images[:4], TEXTS, progress=False)
     assert [len(row['multimodal_embeds']) for row in rows] == real.sum(dim=1).tolist(), 'its own tokens only'
-    with pytest.raises(ConfigError, match='this BlipRepresentation has no Q-Former: take get_image_features'):
-        extract.get_qformer_features(images)
 
 
 def test_features_of_models_that_write(captioner, answerer, images):
     found = FeatureExtractor(captioner).extract_features(images, mode='image', progress=False)
     assert set(found) == {'image_embeds'} and found['image_embeds'].shape == (5, 5, 16)
-    with pytest.raises(ConfigError, match='this BlipGeneration was built without a text half and reads no texts'):
+    with pytest.raises(ConfigError, match='this BlipGeneration reads no texts'):
         FeatureExtractor(captioner).get_text_features('a star')
     read = FeatureExtractor(answerer).extract_features(images[0], TEXTS, progress=False)
     assert read['multimodal_embeds'].shape[0] == 4

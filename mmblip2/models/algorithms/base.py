@@ -114,7 +114,7 @@ class VisionLanguageModel(BaseModel):
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: tuple[str, ...] = ()
     vision: Any  # a module with embed_dim
-    tokenizer: Any
+    tokenizer: Any  # what its texts are read with, or None
     #: type in which a vision encoder with weights of half precision computes; its norms and sums are in float32
     vision_dtype: torch.dtype | None = None
 
@@ -151,6 +151,11 @@ class VisionLanguageModel(BaseModel):
     def reader(self) -> BertTower:
         """The part whose cross-attention reads the images."""
         return getattr(self, self._reader)
+
+    @property
+    def text_reader(self) -> BertTower | None:
+        """The part that reads texts, alone and beside an image; None if none does."""
+        return self.reader if self.reader is not None and self.reader.has_text else None
 
     def init_weights(self):
         """Called once at the start of a training: the parts that grow out of a BERT may take one over."""
@@ -196,28 +201,6 @@ class VisionLanguageModel(BaseModel):
         """The reader's cross-attention keys and values of patches (B, P, E), per layer."""
         return self.reader.project_image(patches)
 
-    @property
-    def reads_text(self) -> bool:
-        """Whether texts have features of their own: there is a Q-Former with a text half, or a text encoder."""
-        return bool(getattr(self.reader, 'has_text', False))
-
-    def image_tokens(self, encoded: EncodedImages) -> torch.Tensor:
-        """What stands for images: behind a Q-Former its queries (B, Q, D), else the patches (B, P, E)."""
-        forward_queries = getattr(self.reader, 'forward_queries', None)
-        return encoded.patches if forward_queries is None else forward_queries(encoded.image_kv)[0]
-
-    def joint_tokens(self, image_kv, text: TextBatch) -> torch.Tensor:
-        """Texts that read images: what the queries of a Q-Former (N, Q, D), or the text's tokens (N, T, D), say then.
-
-        Args:
-            image_kv: Keys and values of N images, or of one image for all N texts.
-            text: N texts; where the tokenizer has [ENC], they begin with it.
-        """
-        if self.tokenizer.enc_id is not None:
-            text = text.begin_with(self.tokenizer.enc_id)
-        reader: Any = self.reader
-        return reader.forward_joint(image_kv, *text)
-
     def _see(self, images, vision: Any = None) -> torch.Tensor:
         """Tokens (B, P, E) of the vision encoder, or of another one like it."""
         vision = self.vision if vision is None else vision
@@ -242,6 +225,24 @@ class VisionLanguageModel(BaseModel):
                 self._cache[keys[i]] = row.clone()
                 self._cache_room = max(self._cache_room - size, 1)  # 1: full, but still in use
         return torch.stack([fresh[i] if i in fresh else self._cache[key] for i, key in enumerate(keys)])
+
+    @torch.no_grad()
+    def image_states(self, encoded: EncodedImages) -> torch.Tensor:
+        """What encoded images are beside texts: what queries read of them (B, Q, D), or their patches (B, P, E)."""
+        return self.reader.image_states(*encoded)
+
+    @torch.no_grad()
+    def joint_states(self, encoded: EncodedImages, text: TextBatch) -> torch.Tensor:
+        """What is read of images beside texts, by queries (B, Q, D) or by the text's tokens (B, T, D).
+
+        Args:
+            encoded: B images, or one for all texts.
+            text: B texts.
+        """
+        assert self.text_reader is not None
+        enc_id = self.tokenizer.enc_id
+        return self.text_reader.forward_joint(encoded.image_kv,
+                                              *(text if enc_id is None else text.begin_with(enc_id)))
 
     def forward(self, images=None, data_samples=None, mode: str = 'tensor'):
         """Dispatch.

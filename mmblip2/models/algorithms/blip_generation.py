@@ -130,14 +130,14 @@ class BlipGeneration(TextGeneration):
             self.droppable = (*self.droppable, 'text_encoder.*')
 
     @property
+    def text_reader(self) -> MED | None:
+        """See ``VisionLanguageModel``: the decoder writes."""
+        return self.text_encoder
+
+    @property
     def question_template(self) -> str | None:  # type: ignore[override]
         """See ``TextGeneration``: the text encoder reads the question as it is."""
         return '{}' if self.text_encoder is not None else None
-
-    @property
-    def reads_text(self) -> bool:
-        """See ``VisionLanguageModel``: a decoder alone only writes."""
-        return self.text_encoder is not None
 
     @property
     def writer(self) -> Callable[..., list]:
