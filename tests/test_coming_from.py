@@ -301,7 +301,7 @@ def test_the_python_of_the_other_page_runs(world):
             if keys and isinstance(found, list):
                 one = found[0][0] if isinstance(found[0], list) else found[0]
                 assert set(one) == set(keys[1].split(', '))
-    assert shapes == 5
+    assert shapes == 7
     assert len(namespace['chat'].history) == 2
 
 
