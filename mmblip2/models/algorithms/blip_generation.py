@@ -52,7 +52,7 @@ class BlipGeneration(TextGeneration):
     The samples carry the task. Without ``text_encoder`` the decoder reads the image and writes
     ``[DEC] prompt target [SEP]``, of which the prompt (may be empty) is no target. With it the encoder reads
     ``[ENC] prompt`` (the question) and the image, and the decoder reads the encoder's states and writes
-    ``[DEC] target [SEP]``; ``targets`` with ``target_weights``, where a sample has them, are several targets of it.
+    ``[DEC] target [SEP]``; ``targets``, where a sample has them, are several targets with their weights.
 
     Agrees with ``blip_decoder`` and ``blip_vqa`` of BLIP, and with ``BlipForConditionalGeneration`` and
     ``BlipForQuestionAnswering`` of transformers where nothing is padded: padding is never read here.
@@ -87,6 +87,7 @@ class BlipGeneration(TextGeneration):
     droppable: tuple[str, ...] = (
         'itc_head.*', 'itm_head.*', 'momentum.*', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr',
         'num_steps')
+    answering = dict(num_beams=3, max_new_tokens=9, min_new_tokens=None, length_penalty=1.)
     candidates: Sequence[str] | str | None = None
     text_encoder: MED | None
 
@@ -203,13 +204,13 @@ class BlipGeneration(TextGeneration):
 
         Args:
             images: float (B, 3, H, W).
-            data_samples: With ``prompt`` and ``target``; with a text encoder also ``targets`` and ``target_weights``.
+            data_samples: With ``prompt`` and ``target``; with a text encoder ``targets`` comes before ``target``.
 
         Returns:
             dict: loss_lm.
 
         Raises:
-            DataError: A sample has no target, or not as many weights as targets.
+            DataError: A sample has no target.
             ConfigError: No text of the batch has room for its target.
         """
         context = self.visual_prefix(images, data_samples)
@@ -233,18 +234,9 @@ class BlipGeneration(TextGeneration):
 
     def _loss_of_answers(self, context, data_samples):
         """Weighted sum over the targets of all samples, and the number of samples."""
-        targets: list[str] = []
-        weights: list[float] = []
-        rows: list[int] = []
-        for i, sample in enumerate(data_samples):
-            own = sample.get('targets') or [_target(sample)]
-            own_weights = sample.get('target_weights') or [1.] * len(own)
-            if len(own_weights) != len(own):
-                raise DataError(f'a sample has {len(own)} targets and {len(own_weights)} target_weights: give each '
-                                'target its weight')
-            targets += own
-            weights += own_weights
-            rows += [i] * len(own)
+        pairs = [(i, target, weight) for i, sample in enumerate(data_samples)
+                 for target, weight in (sample.get('targets') or {_target(sample): 1.}).items()]
+        rows, targets, weights = map(list, zip(*pairs))
         losses, of_target = self._losses(context[rows], self.tokenizer(targets, self.max_text_len, self._device))
         total = (losses * torch.tensor(weights, device=losses.device)[of_target]).sum()
         return total, torch.tensor(len(data_samples), device=losses.device)
@@ -335,15 +327,17 @@ class BlipGeneration(TextGeneration):
         return self._answers
 
     @torch.no_grad()
-    def rank(self, context: DecoderContext) -> torch.Tensor:
-        """The best candidate of each of B samples.
+    def rank(self, context: DecoderContext) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of the candidates whose first token is the most probable (``rank_topk`` of N).
 
-        Of the candidates whose first token is the most probable (``rank_topk``) the one with the least loss, summed
-        over its tokens and [SEP]. [DEC] is read once a sample, not once a candidate, and of the candidates only what
-        follows it.
+        [DEC] is read once a sample, not once a candidate, and of the candidates only what follows it.
+
+        Args:
+            context: What is read of B samples.
 
         Returns:
-            torch.Tensor: int64 (B,), places in the list of candidates.
+            tuple: int64 (B, K), places in the list of candidates; and float32 (B, K), their losses in nats, summed over
+            tokens and [SEP], the least for the best.
         """
         ids, mask = (part.to(self._device) for part in self.answers()[1])  # (N, T)
         rows, topk = len(context), min(self.rank_topk, len(ids))
@@ -361,8 +355,7 @@ class BlipGeneration(TextGeneration):
             text.input_ids[:, 1:-1], text.mask[:, :-1], context.kv, context.mask, past)
         is_target = text.mask[:, 2:].bool()  # (B*K, T-2)
         losses = self._token_losses(states[is_target], text.input_ids[:, 2:][is_target])
-        loss = loss.flatten().index_add(0, is_target.nonzero()[:, 0], losses).view(rows, topk)
-        return chosen.gather(1, loss.argmin(dim=1, keepdim=True))[:, 0]
+        return chosen, loss.flatten().index_add(0, is_target.nonzero()[:, 0], losses).view(rows, topk)
 
     def _choose(self, prefix: DecoderContext, prompts: Sequence[str], **settings) -> list[str]:
         """The best candidates, in the place of :meth:`write`."""
@@ -370,7 +363,8 @@ class BlipGeneration(TextGeneration):
             raise ConfigError(f'num_return_sequences is {settings["num_return_sequences"]}, but a model that chooses '
                               'among candidates gives one answer: leave it out, or build it with candidates=None')
         texts, _ = self.answers()
-        return [texts[i] for i in self.rank(prefix).tolist()]
+        chosen, losses = self.rank(prefix)
+        return [texts[i] for i in chosen.gather(1, losses.argmin(dim=1, keepdim=True))[:, 0].tolist()]
 
 
 def _target(sample) -> str:

@@ -143,29 +143,40 @@ class BlipRepresentation(Representation):
             self.momentum.restart(self._followed())
 
     def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """Weights of a model without momentum encoders and queues, as other projects publish them.
+        """Weights of a model without momentum encoders and queues, as other projects publish them; of one with queues
+        of another size; and of a pre-training of the original, whose output layer is a table of its own.
 
         Args:
             state: Tensors by name, as a file has them. Stays as it is.
 
         Returns:
-            tuple: Tensors in which missing momentum encoders are copies of the encoders, and queues that are missing or
-            of another size are new ones; and notes.
+            tuple: Tensors in which a missing momentum encoder is a copy of the encoder, a missing queue or one of
+            another size a new one, and the output layer the encoder's word embeddings; and notes.
         """
+        notes = []
+        words, output = (state.get(f'{name}.word_embeddings.weight') for name in ('text_encoder', 'text_decoder'))
+        if self.text_decoder is not None and words is not None and output is not None and not (
+                words.is_meta or torch.equal(words, output)):
+            state = {**state, 'text_decoder.word_embeddings.weight': words}
+            notes.append('the output layer of the decoder in the file is a table of its own; here it is the word '
+                         'embeddings of text_encoder (a BlipGeneration takes the table)')
         if self.momentum is None:
-            return state, []
+            return state, notes
         copies = {}
         for key, _ in self.momentum.named_parameters():
             followed = f'itc_head.{key}' if key.startswith(('vision_proj.', 'text_proj.')) else key
             if followed in state and f'momentum.{key}' not in state:
                 copies[f'momentum.{key}'] = state[followed]
-        notes = [f'{len(copies)} tensors of the momentum encoders are copies of the trained ones'] if copies else []
-        new = _new_queues(*self.image_queue.shape)
-        if all(name in state and state[name].shape == value.shape for name, value in new.items()):
-            new = {}
-        else:
-            notes.append('the queues start anew')
-        new.update({} if 'num_steps' in state else dict(num_steps=torch.zeros((), dtype=torch.int64)))
+        new = dict(_new_queues(*self.image_queue.shape), num_steps=torch.zeros((), dtype=torch.int64))
+        queue = state.get('image_queue')
+        if queue is not None and queue.shape == self.image_queue.shape:
+            new = {name: value for name, value in new.items() if name not in state}
+        elif queue is not None:
+            notes.append(f'queues of {queue.size(-1)} columns in the file and {len(self.image_id_queue)} in the model')
+        if copies:
+            notes.append(f'{len(copies)} tensors of the momentum encoders are copies of the trained ones')
+        if new:
+            notes.append(f'{", ".join(new)} start anew')
         return {**state, **copies, **new}, notes
 
     def start_anew(self):
