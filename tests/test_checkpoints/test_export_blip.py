@@ -58,7 +58,7 @@ def build(cfg, seed=0):
     model = redraw(MODELS.build(copy.deepcopy(cfg.model)), seed)
     for name, value in model.named_buffers():
         if name == 'image_id_queue':
-            value.copy_(torch.tensor([7, 7, -100, 12, 3, -100, -100, 9]))
+            value[:8] = torch.tensor([7, 7, -100, 12, 3, -100, -100, 9])
         elif name in ('num_steps', 'queue_ptr'):
             value.fill_(4)
     return model
