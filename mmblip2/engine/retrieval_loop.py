@@ -411,7 +411,7 @@ class _TextStarts:
         self.loop, self.texts = loop, texts
         self.lengths = texts.mask.sum(dim=1)
         self.offsets = self.lengths.cumsum(0) - self.lengths
-        self.kept: list[torch.Tensor] = []  # a row a text each; the last one a row a token
+        self.kept: list[torch.Tensor | Rows] = []  # a row a text each; the last one a row a token
         used = torch.zeros(len(self.lengths), dtype=torch.bool)
         for rows in wanted:
             used[rows] = True
