@@ -128,10 +128,8 @@ class BlipRepresentation(Representation):
             raise ConfigError(f'queue_size is {queue_size!r}, expected a positive whole number, or None for a model '
                               'that is not trained')
         self.momentum = MomentumCopies(momentum, self._followed())
-        for name in ('image_queue', 'text_queue'):
-            self.register_buffer(name, random_queue(embed_dim, queue_size).to(self.num_steps.device))
-        self.register_buffer('image_id_queue', torch.full((queue_size, ), NO_ID, dtype=torch.int64))
-        self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.int64))
+        for name, value in _new_queues(embed_dim, queue_size).items():
+            self.register_buffer(name, value.to(self.num_steps.device))
 
     def _followed(self) -> dict[str, nn.Module]:
         """What the momentum encoders follow, by their names; a frozen part stays where it is."""
@@ -169,7 +167,7 @@ class BlipRepresentation(Representation):
             followed = f'itc_head.{key}' if key.startswith(('vision_proj.', 'text_proj.')) else key
             if followed in state and f'momentum.{key}' not in state:
                 copies[f'momentum.{key}'] = state[followed]
-        new = self._new_state()
+        new = dict(_new_queues(*self.image_queue.shape), num_steps=torch.zeros((), dtype=torch.int64))
         queue = state.get('image_queue')
         if queue is not None and queue.shape == self.image_queue.shape:
             new = {name: value for name, value in new.items() if name not in state}
@@ -181,12 +179,12 @@ class BlipRepresentation(Representation):
             notes.append(f'{", ".join(new)} start anew')
         return {**state, **copies, **new}, notes
 
-    def _new_state(self):
-        """Queues and counter before the first step."""
-        width, size = self.image_queue.shape
-        queue = random_queue(width, size)
-        return dict(image_queue=queue, text_queue=queue, image_id_queue=torch.full((size, ), NO_ID),
-                    queue_ptr=torch.zeros(1, dtype=torch.int64), num_steps=torch.zeros((), dtype=torch.int64))
+    def start_anew(self):
+        """Called once when a new training has read its ``load_from``: the steps of another training do not count, and
+        image ids of the queues may belong to another data set."""
+        self.num_steps.zero_()
+        if self.momentum is not None:
+            self.image_id_queue.fill_(NO_ID)
 
     def loss(self, images: torch.Tensor, data_samples: Sequence) -> dict:
         """Losses of pre-training, or of retrieval without a decoder.
@@ -277,3 +275,10 @@ class BlipRepresentation(Representation):
                 text_mask: torch.Tensor | None = None) -> torch.Tensor:
         feats = self.text_encoder.finish_joint(image_kv, started[0], text_mask, keep=slice(0, 1))  # (N, 1, D)
         return self.itm_head(feats).float()
+
+
+def _new_queues(width, size):
+    """The queues before the first step."""
+    return dict(image_queue=random_queue(width, size, 0), text_queue=random_queue(width, size, 1),
+                image_id_queue=torch.full((size, ), NO_ID, dtype=torch.int64, device='cpu'),
+                queue_ptr=torch.zeros(1, dtype=torch.int64, device='cpu'))
