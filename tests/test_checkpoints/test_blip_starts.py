@@ -11,9 +11,9 @@ from mmblip2.errors import CheckpointError
 pytest.importorskip('transformers')
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from blip_key_lists import salesforce  # noqa: E402
-from key_lists import drawn  # noqa: E402
-from test_export_blip import bert, build, tiny  # noqa: E402
+from blip_key_lists import salesforce
+from key_lists import drawn
+from test_export_blip import bert, build, tiny
 
 __all__ = ['bert']  # the fixture
 OUTPUT, INPUT = 'text_decoder.cls.predictions.decoder.weight', 'text_decoder.bert.embeddings.word_embeddings.weight'

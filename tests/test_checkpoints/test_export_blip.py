@@ -104,9 +104,14 @@ def test_there_and_back_is_exact(trained, tmp_path, kind, to):
     convert(there, tmp_path / 'back.pth', 'mmblip2', config=cfg)
     back = torch.load(tmp_path / 'back.pth', weights_only=True)
     assert_same(back['state_dict'], torch.load(path, weights_only=True)['state_dict'])
-    with torch.no_grad():
-        for key, value in get_model(tmp_path / 'back.pth', device='cpu').state_dict().items():
-            assert torch.equal(value, model.state_dict()[key]), key
+    state = model.state_dict()
+    for key, value in get_model(tmp_path / 'back.pth', device='cpu').state_dict().items():
+        assert torch.equal(value, state[key]), key
+    other = build(cfg, seed=1)  # and without a conversion
+    report = io.load_strict(other, content, there)
+    assert report.format == str(content['layout']) and not report.missing
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, state[key]), key
 
 
 @pytest.mark.parametrize('kind', KINDS[:4])
@@ -121,6 +126,34 @@ def test_folder_to_ours_and_back_is_exact(trained, tmp_path, kind):
     for name in ('config.json', 'preprocessor_config.json'):
         assert json.loads((tmp_path / 'again' / name).read_text()) == \
             json.loads((tmp_path / 'folder' / name).read_text())
+
+
+def test_a_frozen_vision_encoder_comes_from_where_the_config_has_it(bert, trained, tmp_path):
+    """It is not in the file of the training, and is in what is exported."""
+    _, model, path = trained('pre-training')
+    cfg = tiny('caption', bert, frozen=['vision'])
+    cfg.model.vision.weights = str(path)  # our pre-training; what it has under vision.
+    captioner = MODELS.build(copy.deepcopy(cfg.model))
+    assert torch.equal(captioner.vision.norm.weight, model.vision.norm.weight)
+    io.write_checkpoint(dict(format=io.FORMAT, meta=dict(config=cfg.to_dict(), frozen=io.frozen_record(captioner)),
+                             state_dict=io.saved_state(captioner)), tmp_path / 'trained.pth')
+    assert not any(key.startswith('vision.') for key in io.read_checkpoint(tmp_path / 'trained.pth')['state_dict'])
+    convert(tmp_path / 'trained.pth', tmp_path / 'folder', 'huggingface')
+    whole = get_model(tmp_path / 'folder', device='cpu').state_dict()
+    for key, value in captioner.state_dict().items():
+        assert torch.equal(value, whole[key]), key
+    convert(tmp_path / 'folder', tmp_path / 'again.pth', 'mmblip2', config=cfg)
+    again = get_model(tmp_path / 'again.pth', device='cpu').state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in captioner.state_dict().items())
+
+
+def test_the_vision_encoder_of_another_projects_file(trained, tmp_path):
+    cfg, model, path = trained('retrieval')
+    for to in ('lavis', 'mmpretrain', 'huggingface'):
+        there = tmp_path / (to if to == 'huggingface' else f'{to}.pth')
+        convert(path, there, to)
+        vision = MODELS.build(dict(cfg.model.vision, weights=str(there)))
+        assert torch.equal(vision.blocks[1].attn.qkv.bias, model.vision.blocks[1].attn.qkv.bias)
 
 
 # ------------------------------------------------------------------------------------------ in transformers
