@@ -33,8 +33,8 @@ HUB = {  # last part of a name on the hub, to (class, language model) of the fol
     **{f'blip-itm-{name}': ('BlipForImageTextRetrieval', None)
        for name in ('base-coco', 'large-coco', 'base-flickr', 'large-flickr')},
 }
-SAVED = ('BlipModel', 'Blip2VisionModel', 'Blip2QFormerModel', 'Blip2VisionModelWithProjection', 'Blip2TextModelWithProjection',
-         'Blip2Model')  # folders of one's own, saved/<class>
+SAVED = ('Blip2VisionModel', 'Blip2QFormerModel', 'Blip2VisionModelWithProjection', 'Blip2TextModelWithProjection',
+         'Blip2Model', 'BlipModel')  # folders of one's own, saved/<class>
 _IN_LAVIS = {'opt': 'opt', 't5': 't5', 'llama': 'llm'}
 
 

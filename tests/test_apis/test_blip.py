@@ -176,6 +176,15 @@ def test_answers_that_are_written_and_chosen(answerer, build, images):
         inference_model(answerer, images[0])
 
 
+def test_half_precision_is_where_it_is_safe(captioner, images):
+    model = get_model(captioner._config, pretrained=False, device='cpu', dtype='bfloat16')
+    assert model.vision.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.text_decoder.parameters()} == {torch.float32}
+    assert model.vision.norm.weight.dtype == torch.float32
+    assert isinstance(inference_model(model, images[0])['pred_caption'], str)
+    assert FeatureExtractor(model).get_image_features(images[0]).dtype == torch.float32
+
+
 def test_one_call_does_what_fits_the_model(retrieval, images):
     assert set(inference_model(retrieval, images[0], texts=TEXTS[0])) == {'itm_score', 'itc_score'}
     best, = inference_model(retrieval, images[0], prototype=TEXTS)
