@@ -4,7 +4,7 @@
     python tools/model_converters/convert.py FOLDER blip2.pth --to mmblip2            a folder of transformers
     python tools/model_converters/convert.py work_dirs/X blip2_lavis.pth --to lavis
     python tools/model_converters/convert.py work_dirs/X FOLDER --to huggingface      for from_pretrained
-    python tools/model_converters/convert.py model_base_vqa.pth FOLDER --to huggingface --config CONFIG    BLIP's own file
+    python tools/model_converters/convert.py model_base_vqa.pth FOLDER --to huggingface --config CONFIG    of BLIP
 
 The layout of SOURCE is recognised from its keys. Values stay as they are. In memory is one file of SOURCE at most, so a
 folder in shards may be larger than the memory.
