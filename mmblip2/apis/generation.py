@@ -40,8 +40,8 @@ class TextInferencer(BaseInferencer):
 
     def __init__(self, model, pretrained: Any = True, device: str | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
-        from mmblip2.models import Blip2Generation
-        if not isinstance(self.model, Blip2Generation):
+        from mmblip2.models.algorithms.text_generation import TextGeneration
+        if not isinstance(self.model, TextGeneration):
             raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation), this is a '
                               f'{type(self.model).__name__}: take a retrieval inferencer or FeatureExtractor')
 
@@ -59,17 +59,22 @@ class TextInferencer(BaseInferencer):
                 *(step for i, step in enumerate(steps[place:], place) if i not in old)]
 
     def question_steps(self, template: str | None) -> list[dict]:
-        """The transforms that make a prompt of a question: the config's VQAPrompt, or else 'Question: {} Answer:'.
+        """The transforms that make a prompt of a question: the config's VQAPrompt, or else the model's template.
 
         Args:
             template: In its place; with ``{}`` for the question.
+
+        Raises:
+            ConfigError: The model answers no questions.
         """
         step = self.prompt_step('VQAPrompt')
         if step is not None:
             return [step if template is None else dict(step, template=template)]
-        reads_text = self.model.tokenizer is not None
-        return [dict(type='CleanQuestion'), dict(type='VQAPrompt', template=template or 'Question: {} Answer:',
-                                                 qformer_text='{}' if reads_text else None)]
+        if self.model.question_template is None:
+            raise ConfigError(f'this {type(self.model).__name__} was not made for questions: take a model of question '
+                              'answering, or ImageCaptionInferencer')
+        return [dict(type='CleanQuestion'), dict(type='VQAPrompt', template=template or self.model.question_template,
+                                                 qformer_text='{}' if self.model.reads_qformer_text else None)]
 
     def settings(self, generation: dict, count: int = 1, defaults: dict | None = None) -> dict:
         """What is given to ``generate`` of the model.
@@ -83,8 +88,7 @@ class TextInferencer(BaseInferencer):
             ConfigError: A setting is unknown, out of its range, or has no effect.
         """
         from mmblip2.models.hub import refuse
-        from mmblip2.models.language.base import generation_problems
-        problems = generation_problems(generation, self.model.language_model.generate)
+        problems = self.model.generation_problems(generation)
         if 'num_return_sequences' in generation:
             problems['num_return_sequences'] = 'num_return_sequences is called num_captions here'
         merged = {**self.model.generation, **(defaults or {}), **generation}
@@ -117,12 +121,12 @@ class TextInferencer(BaseInferencer):
                 merged['num_beams'] = max(merged.get('num_beams', 1), count)
         return merged if count == 1 else dict(merged, num_return_sequences=count)
 
-    def texts(self, prefix: torch.Tensor, prompts: Sequence[str], settings: dict, indices: Sequence[int],
+    def texts(self, prefix: Any, prompts: Sequence[str], settings: dict, indices: Sequence[int],
               seed: int | None = None) -> list:
         """New text of each row.
 
         Args:
-            prefix: (B, Q, H).
+            prefix: B rows, of the model's ``visual_prefix``.
             prompts: B.
             settings: Of :meth:`settings`.
             indices: Place of each row in the call, for its random numbers.

@@ -55,11 +55,12 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
         >>> inference_model('work_dirs/quickstart/stage2', 'data/shapes/test/000000004501.jpg')
         {'pred_caption': 'a small red circle and a large blue star'}
     """
-    from mmblip2.models import Blip2Generation, Blip2Representation
+    from mmblip2.models import Blip2Representation
+    from mmblip2.models.algorithms.text_generation import TextGeneration
     model = build_model(model, **_take(kwargs, get_model, ('model', )))
     if isinstance(model, Blip2Representation):
         return _represent(model, inputs, question, prototype, topk, kwargs)
-    if not isinstance(model, Blip2Generation):
+    if not isinstance(model, TextGeneration):
         raise ConfigError(f'inference_model does nothing with a {type(model).__name__}: for its features take '
                           'FeatureExtractor')
     if prototype is not None or topk != 1:

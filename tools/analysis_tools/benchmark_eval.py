@@ -301,13 +301,13 @@ def score_as_lavis(model, patches, text):
     """
     import torch
 
-    from mmblip2.models.qformer import self_attention_mask
+    from mmblip2.models.layers import self_attention_mask
     qformer = model.qformer
     x = torch.cat([qformer._embed_queries(len(patches)), qformer._embed_text(text.input_ids)], dim=1)
     mask = self_attention_mask('bidirectional', qformer.num_query, text.mask)
     for layer in qformer.layers:
         image_kv = layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
-        x, _ = layer(x, qformer.num_query, image_kv, mask)
+        x, _ = layer(x, image_kv, mask, num_query=qformer.num_query)
     return model.itm_head(x[:, :qformer.num_query])[:, 1].float()
 
 

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmblip2.errors import DataError
 from mmblip2.registry import TRANSFORMS
 from mmblip2.structures import FIELDS, DataSample
 
@@ -12,8 +13,11 @@ from mmblip2.structures import FIELDS, DataSample
 class PackInputs:
     """Make ``{'inputs': uint8 (3, H, W) RGB, 'data_samples': DataSample}``; no image, no ``inputs``.
 
-    All fields of the data sample's table that the results dict has are copied; a training ``caption``
-    becomes ``text``.
+    Several images of a sample (see ``EachImage``) become ``inputs`` of (N, 3, H, W). All fields of the data sample's
+    table that the results dict has are copied; a training ``caption`` becomes ``text``.
+
+    Raises:
+        DataError: The images of the sample differ in size.
     """
 
     def __call__(self, results):
@@ -25,6 +29,18 @@ class PackInputs:
                 setattr(sample, key, results[key])
         packed: dict[str, Any] = {'data_samples': sample}
         if 'image' in results:
-            pixels = torch.from_numpy(np.array(results['image']))  # (H, W, 3)
-            packed['inputs'] = pixels.permute(2, 0, 1).contiguous()  # (3, H, W)
+            image = results['image']
+            packed['inputs'] = _stack(image) if isinstance(image, (list, tuple)) else _pixels(image)
         return packed
+
+
+def _pixels(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)
+
+
+def _stack(images):
+    sizes = sorted({image.size for image in images})
+    if len(sizes) > 1:
+        raise DataError(f'the images of one sample differ in size, {sizes[0]} and {sizes[-1]} (width, height): end the '
+                        'transforms of EachImage with Resize(scale=...)')
+    return torch.stack([_pixels(image) for image in images])  # (N, 3, H, W)

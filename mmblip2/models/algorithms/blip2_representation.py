@@ -48,6 +48,8 @@ class Blip2Representation(VisionLanguageModel):
         ConfigError: If tokenizer and Q-Former do not fit.
     """
 
+    qformer: QFormer
+
     def __init__(self, vision: nn.Module, qformer: QFormer, tokenizer, embed_dim: int = 256,
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
@@ -56,7 +58,7 @@ class Blip2Representation(VisionLanguageModel):
         if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
         check_text_fits(qformer, tokenizer, max_text_len)
-        super().__init__(dict(vision=vision, qformer=qformer), frozen, allow_random, vision_cache_gib,
+        super().__init__(dict(vision=vision, qformer=qformer), 'qformer', frozen, allow_random, vision_cache_gib,
                          data_preprocessor)
         self.tokenizer = tokenizer
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)

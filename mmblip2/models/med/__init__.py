@@ -1,0 +1,3 @@
+from .med import MED
+
+__all__ = ['MED']
