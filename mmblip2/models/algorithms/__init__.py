@@ -1,6 +1,10 @@
 from .blip2_features import Blip2Features
 from .blip2_generation import Blip2Generation
 from .blip2_representation import Blip2Representation
+from .blip_generation import BlipGeneration
 from .pretraining import LanguagePretraining, VisionPretraining
 
-__all__ = ['Blip2Features', 'Blip2Generation', 'Blip2Representation', 'LanguagePretraining', 'VisionPretraining']
+__all__ = [
+    'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipGeneration', 'LanguagePretraining',
+    'VisionPretraining'
+]

@@ -35,10 +35,13 @@ def _writer_class():
         main_input_name = 'input_ids'
 
         def __init__(self, decoder, lm_head, image_kv, image_mask):
-            super().__init__(PretrainedConfig(vocab_size=decoder.vocab_size))  # a config of this call alone
+            config = PretrainedConfig(vocab_size=decoder.vocab_size)  # type: ignore[call-arg]
+            super().__init__(config)  # of this call alone
             self.decoder, self.lm_head, self.image_kv, self.image_mask = decoder, lm_head, image_kv, image_mask
 
-        def prepare_inputs_for_generation(self, input_ids, past_key_values, attention_mask=None, **kwargs):
+        # transformers' signatures differ from version to version
+        def prepare_inputs_for_generation(self, input_ids, past_key_values=None,  # type: ignore[override]
+                                          attention_mask=None, **kwargs):
             return dict(input_ids=input_ids[:, past_key_values.get_seq_length():], past_key_values=past_key_values)
 
         def forward(self, input_ids, past_key_values, **kwargs):
