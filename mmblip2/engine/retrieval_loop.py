@@ -263,7 +263,7 @@ class _RetrievalLoop(BaseLoop):
         bar = self._progress(sum(len(wanted[i]) for i in todo), 're-rank, pair')
         for count, i in enumerate(todo, 1):
             image_kv = [kv and KeyValue(kv.key.contiguous(), kv.value.contiguous())  # faster for many texts
-                        for kv in model.qformer.project_image(patches.pop(i).to(device))]
+                        for kv in model.project_image(patches.pop(i).to(device))]
             logits = torch.empty(len(wanted[i]))
             for places in _alike(starts.lengths[wanted[i]], self.text_batch_size):
                 logits[places] = model.match_started(image_kv, *starts.rows(wanted[i][places]))[:, 1].cpu()
@@ -378,17 +378,18 @@ class _RetrievalLoop(BaseLoop):
 
 
 class _TextStarts:
-    """What the Q-Former computes of a text before it reads an image: kept for all wanted texts unless it is too large.
+    """What the model computes of a text before it reads an image (``start_text``): kept for all wanted texts unless it
+    is too large.
 
-    Texts are computed in batches that depend on nothing but the texts, so that every process gets the same values.
+    Of a text's tokens only the real ones are kept. Texts are computed in batches that depend on nothing but the texts,
+    so that every process gets the same values.
     """
 
     def __init__(self, loop, texts, wanted, shelf):
         self.loop, self.texts = loop, texts
         self.lengths = texts.mask.sum(dim=1)
         self.offsets = self.lengths.cumsum(0) - self.lengths
-        self.queries: torch.Tensor | None = None
-        self.text: torch.Tensor | None = None
+        self.kept: list[torch.Tensor] = []  # a row a text each; the last one a row a token
         used = torch.zeros(len(self.lengths), dtype=torch.bool)
         for rows in wanted:
             used[rows] = True
@@ -397,39 +398,41 @@ class _TextStarts:
                         if used[rows].any()], shelf)
 
     def _keep(self, batches, shelf):
-        queries, text = self._start(batches[0])
-        shapes = (len(self.lengths), *queries.shape[1:]), (int(self.lengths.sum()), text.size(2))
-        size = sum(math.prod(shape) for shape in shapes) * queries.element_size()
-        device = queries.device
+        *others, tokens = self._start(batches[0])
+        shapes = [(len(self.lengths), *other.shape[1:]) for other in others]
+        shapes.append((int(self.lengths.sum()), tokens.size(2)))
+        size = sum(math.prod(shape) for shape in shapes) * tokens.element_size()
+        device = tokens.device
         if device.type == 'cuda' and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.queries, self.text = (queries.new_empty(shape) for shape in shapes)
+            self.kept = [tokens.new_empty(shape) for shape in shapes]
         elif size <= 4 * shelf.room:
-            self.queries, self.text = (shelf.empty(shape, queries.dtype) for shape in shapes)
-        if self.queries is None or self.text is None:
+            self.kept = [shelf.empty(shape, tokens.dtype) for shape in shapes]
+        if not self.kept:
             return
         for rows in batches:
-            queries, text = self._start(rows)
-            real = self.texts.mask[rows][:, :text.size(1)].bool()
-            places = (self.offsets[rows][:, None] + torch.arange(text.size(1)))[real]
-            self.queries[rows.to(self.queries.device)] = queries.to(self.queries.device)
-            self.text[places.to(self.text.device)] = text[real.to(device)].to(self.text.device)
+            *others, tokens = self._start(rows)
+            for kept, other in zip(self.kept, others):
+                kept[rows.to(kept.device)] = other.to(kept.device)
+            real = self.texts.mask[rows][:, :tokens.size(1)].bool()
+            places = (self.offsets[rows][:, None] + torch.arange(tokens.size(1)))[real]
+            kept = self.kept[-1]
+            kept[places.to(kept.device)] = tokens[real.to(device)].to(kept.device)
 
     def _start(self, rows):
-        """Queries (B, Q, D) and text (B, T, D)."""
         return self.loop._model.start_text(self.texts.rows(rows).trimmed(self.loop._device()))
 
     def rows(self, rows):
-        """Queries (B, Q, D), text (B, T, D) and mask (B, T), or None where no text is padded, of some texts."""
+        """What ``match_started`` takes of some texts: the tuple, and a mask (B, T) or None where no text is padded."""
         lengths = self.lengths[rows]
         longest = int(lengths.max())
         device = self.loop._device()
         mask = torch.arange(longest) < lengths[:, None]
         on_device = None if mask.all() else mask.to(device)
-        if self.queries is None or self.text is None:
-            return *self._start(rows), on_device
+        if not self.kept:
+            return self._start(rows), on_device
         places = (self.offsets[rows][:, None] + torch.arange(longest)).where(mask, self.offsets[rows][:, None])
-        kept = self.queries.device
-        return self.queries[rows.to(kept)].to(device), self.text[places.to(kept)].to(device), on_device
+        indices = [rows] * (len(self.kept) - 1) + [places]
+        return tuple(kept[index.to(kept.device)].to(device) for kept, index in zip(self.kept, indices)), on_device
 
 
 def _alike(lengths: torch.Tensor, most: int) -> list[torch.Tensor]:

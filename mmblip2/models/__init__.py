@@ -3,7 +3,9 @@ from .algorithms import (
     Blip2Generation,
     Blip2Representation,
     BlipGeneration,
+    BlipRepresentation,
     LanguagePretraining,
+    Representation,
     VisionPretraining,
 )
 from .data_preprocessor import ImageTextPreprocessor
@@ -14,7 +16,7 @@ from .tokenizers import BertTokenizer
 from .vision import VisionTransformer
 
 __all__ = [
-    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipGeneration', 'CausalLM',
-    'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Seq2SeqLM', 'VisionPretraining',
-    'VisionTransformer'
+    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipGeneration', 'BlipRepresentation',
+    'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Representation', 'Seq2SeqLM',
+    'VisionPretraining', 'VisionTransformer'
 ]

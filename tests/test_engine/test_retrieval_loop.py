@@ -237,8 +237,8 @@ def test_what_is_shared_is_computed_once(runner, monkeypatch):
     """A pair for both directions, a text for all images, an image's keys and values for all texts."""
     model, pairs, texts = runner.model, [], []
     score, start = model.match_started, model.start_text
-    monkeypatch.setattr(model, 'match_started', lambda kv, queries, *rest: pairs.append(len(queries)) or score(
-        kv, queries, *rest))
+    monkeypatch.setattr(model, 'match_started', lambda kv, started, mask: pairs.append(len(started[0])) or score(
+        kv, started, mask))
     monkeypatch.setattr(model, 'start_text', lambda text: texts.append(len(text.mask)) or start(text))
     images = Counted(monkeypatch, model.qformer, 'project_image')
     _, i2t, t2i = runner.test_loop.score()

@@ -194,12 +194,13 @@ class VisionLanguageModel(BaseModel):
         """The reader's cross-attention keys and values of patches (B, P, E), per layer."""
         return self.reader.project_image(patches)
 
-    def _see(self, images) -> torch.Tensor:
-        """Tokens (B, P, E) of the vision encoder."""
+    def _see(self, images, vision: Any = None) -> torch.Tensor:
+        """Tokens (B, P, E) of the vision encoder, or of another one like it."""
+        vision = self.vision if vision is None else vision
         if self.vision_dtype is None:
-            return self.vision(images)
+            return vision(images)
         with torch.autocast(images.device.type, self.vision_dtype):
-            return self.vision(images)
+            return vision(images)
 
     @torch.no_grad()
     def _remembered_patches(self, images, data_samples) -> torch.Tensor:

@@ -5,6 +5,7 @@ Shapes: B texts, T text tokens, P patches, E vision width, S rows that cross-att
 import torch
 from torch import nn
 
+from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
 from ..layers import BertTower, Mlp, PostNormLayer, self_attention_mask
@@ -87,6 +88,24 @@ class MED(BertTower):
     def _build_layer(self, index: int, **sizes) -> nn.Module:
         """Layer ``index``."""
         return MEDLayer(self.width, vision_width=self.vision_width, **sizes)
+
+    def share(self, other: 'MED'):
+        """Take over everything of another one but the self-attention, as BLIP's decoder does of the encoder.
+
+        Raises:
+            ConfigError: Their sizes differ.
+        """
+        own, others = ({name: tuple(p.shape) for name, p in med.named_parameters()} for med in (self, other))
+        if own != others:
+            name = next(name for name in {**own, **others} if own.get(name) != others.get(name))
+            raise ConfigError(f'two MEDs cannot share their weights: {name} is {others.get(name)} in the one and '
+                              f'{own.get(name)} in the other: give both the same sizes')
+        for name in ('word_embeddings', 'position_embeddings', 'embedding_norm'):
+            setattr(self, name, getattr(other, name))
+        for layer, shared in zip(self.layers, other.layers):
+            for name, part in shared.named_children():
+                if name not in ('attention', 'attention_norm'):
+                    setattr(layer, name, part)
 
     def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor,
                       image_mask: torch.Tensor | None = None, keep: slice = slice(None)) -> torch.Tensor:
