@@ -23,7 +23,7 @@ model = dict(
     vision=dict(image_size=480, drop_path=0.1),
     text_encoder=dict(type='MED', vision_width=768),
     text_decoder=dict(type='MED', vision_width=768),
-    max_text_len=35,
+    max_question_len=35,
     candidates='data/coco/annotations/answer_list.json',
     rank_topk=128,
     generation=dict(num_beams=3, max_new_tokens=9))  # of answers without candidates: 10 with [DEC]

@@ -26,7 +26,8 @@ model = dict(
     momentum=0.995,
     alpha=0.4,
     alpha_warmup_iters=12700,  # 2 epochs of 15.2 M rows
-    negative_all_rank=False)
+    negative_all_rank=False,
+    negative_floor=1e-4)
 
 train_dataloader = dict(batch_size=75)  # 32 x 75 = 2400
 auto_scale_lr = dict(base_batch_size=2400)

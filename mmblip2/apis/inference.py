@@ -13,6 +13,7 @@ from .images import is_image, is_several
 from .matching import ImageTextMatchingInferencer
 from .models import get_model
 from .retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
+from .texts import compares
 from .vqa import VisualQuestionAnsweringInferencer
 
 
@@ -55,10 +56,9 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
         >>> inference_model('work_dirs/quickstart/stage2', 'data/shapes/test/000000004501.jpg')
         {'pred_caption': 'a small red circle and a large blue star'}
     """
-    from mmblip2.models import Blip2Representation
     from mmblip2.models.algorithms.text_generation import TextGeneration
     model = build_model(model, **_take(kwargs, get_model, ('model', )))
-    if isinstance(model, Blip2Representation):
+    if compares(model):
         return _represent(model, inputs, question, prototype, topk, kwargs)
     if not isinstance(model, TextGeneration):
         raise ConfigError(f'inference_model does nothing with a {type(model).__name__}: for its features take '

@@ -219,7 +219,7 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
 def _under_our_names(checkpoint):
     """A checkpoint in the layout of another project, in ours."""
     from .layouts import recognise
-    layout = recognise(checkpoint['state_dict'])
+    layout = recognise(checkpoint['state_dict'], folder_config(checkpoint['path']).get('model_type'))
     if layout is None:
         return checkpoint
     try:

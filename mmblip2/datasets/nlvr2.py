@@ -104,8 +104,8 @@ class NLVR2(ImageTextDataset):
         statements = read_statements(self.ann_file)
         without = [statement.identifier for statement in statements if statement.label is None]
         if without and (not self.test_mode or len(without) < len(statements)):
-            raise DataError(f'{len(without)} of {len(statements)} sentences in {self.ann_file} have no label, the first '
-                            f'is {without[0]!r}: mend the file; a split without any is for test_mode=True')
+            raise DataError(f'{len(without)} of {len(statements)} sentences in {self.ann_file} have no label, the '
+                            f'first is {without[0]!r}: mend the file; a split without any is for test_mode=True')
         there: dict[str, bool] = {}
 
         def path_of(name):

@@ -2,6 +2,7 @@ from .algorithms import (
     Blip2Features,
     Blip2Generation,
     Blip2Representation,
+    BlipFeatures,
     BlipGeneration,
     BlipRepresentation,
     LanguagePretraining,
@@ -16,7 +17,7 @@ from .tokenizers import BertTokenizer
 from .vision import VisionTransformer
 
 __all__ = [
-    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipGeneration', 'BlipRepresentation',
-    'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer', 'Representation', 'Seq2SeqLM',
-    'VisionPretraining', 'VisionTransformer'
+    'BertTokenizer', 'Blip2Features', 'Blip2Generation', 'Blip2Representation', 'BlipFeatures', 'BlipGeneration',
+    'BlipRepresentation', 'CausalLM', 'ImageTextPreprocessor', 'LanguagePretraining', 'MED', 'QFormer',
+    'Representation', 'Seq2SeqLM', 'VisionPretraining', 'VisionTransformer'
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from ..compat import read_tokenizer
 from ..errors import ConfigError
 
-_BUILT_WITHOUT = ('weights', 'bert', 'candidates')  # arguments that may name files; None does without
+_BUILT_WITHOUT = ('weights', 'bert')  # arguments that name files; None does without
 _NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version')
 
 
@@ -16,9 +16,8 @@ def build_on_meta(model_cfg):
     """Build a model whose parameters are on torch's meta device: they have shapes and no values.
 
     Frozen parts load no weights, a tokenizer is replaced by one of the declared size (``vocab_size`` of the part that
-    reads text, and ``config.vocab_size`` of the language model), a file of candidates is not read, and a language model
-    is built from its ``config`` alone. A local folder with a ``config.json`` is used where the config does not give the
-    architecture.
+    reads text, and ``config.vocab_size`` of the language model), and a language model is built from its ``config``
+    alone. A local folder with a ``config.json`` is used where the config does not give the architecture.
 
     Args:
         model_cfg (dict): The ``model`` of a config; it is not changed.

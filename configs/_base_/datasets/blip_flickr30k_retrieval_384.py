@@ -8,6 +8,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     num_workers=8, collate_fn=dict(type='pseudo_collate'), sampler=dict(type='SeekableSampler'),
+    drop_last=True,  # a queue is filled by whole batches
     dataset=dict(type='Flickr30kRetrieval', data_root='data/flickr30k', ann_file='annotations/flickr30k_train.json',
                  pipeline=train_pipeline))
 val_dataloader = dict(

@@ -11,6 +11,7 @@ web = dict(
 
 train_dataloader = dict(
     num_workers=8, collate_fn=dict(type='pseudo_collate'), sampler=dict(type='SeekableSampler'),
+    drop_last=True,  # a queue is filled by whole batches
     dataset=dict(type='ConcatDataset', datasets=[
         dict(type='COCOCaption', data_root='data/coco', ann_file='annotations/coco_karpathy_train.json',
              pipeline=train_pipeline),

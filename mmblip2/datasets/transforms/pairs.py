@@ -78,8 +78,8 @@ class SwapImages:
         image = results.get('image')
         if not isinstance(image, list) or len(image) != 2:
             raise DataError(f'SwapImages exchanges two images, sample {results.get("sample_idx")} has '
-                            f'{len(image) if isinstance(image, list) else int(image is not None)}: put EachImage before '
-                            'it')
+                            f'{len(image) if isinstance(image, list) else int(image is not None)}: put EachImage '
+                            'before it')
         if random_numbers(results, self).random() < self.prob:
             results['image'] = image[::-1]
             if isinstance(results.get('img_path'), (list, tuple)):
