@@ -46,7 +46,7 @@ class Mode(NamedTuple):
 FULL = Mode('data/shapes', 'work_dirs/quickstart', {}, {})
 SHORT = Mode('data/shapes-short', 'work_dirs/quickstart-short', {'train': 400, 'val': 50, 'test': 50},
              {'language_model': 60, 'vision_encoder': 40, 'stage1': 30, 'stage2': 30, 'vqa': 20,
-              'blip_pretrain': 30, 'blip_caption': 30, 'blip_vqa': 30})
+              'blip_vision_encoder': 40, 'blip_pretrain': 30, 'blip_caption': 30, 'blip_vqa': 30})
 
 
 class Step(NamedTuple):
@@ -95,14 +95,15 @@ def tests(task, seconds, config, needs):
 
 
 BLIP_WAVES = (
-    *WAVES[:2], WAVES[3],  # data, tokenizers, vision encoder: those of BLIP-2
-    (Step('blip_pretrain', 'train', 'train.py', (200, 20), 'blip_pretrain', ('tokenizers', 'vision_encoder')),),
-    (Step('blip_caption', 'train', 'train.py', (60, 15), 'blip_caption', ('blip_pretrain',)),),
-    (Step('blip_vqa', 'train', 'train.py', (120, 15), 'blip_vqa', ('blip_pretrain',)),),
+    *WAVES[:2],  # data and tokenizers are those of BLIP-2
+    (Step('blip_vision_encoder', 'train', 'train.py', (23, 12), 'blip_vision_encoder', ('data',)),),
+    (Step('blip_pretrain', 'train', 'train.py', (180, 20), 'blip_pretrain', ('tokenizers', 'blip_vision_encoder')),),
+    (Step('blip_caption', 'train', 'train.py', (60, 15), 'blip_caption', ('blip_pretrain',)),
+     Step('blip_vqa', 'train', 'train.py', (180, 15), 'blip_vqa', ('blip_pretrain',))),
     tests('blip_retrieval', (40, 12), 'blip_pretrain', ('blip_pretrain',)),
     tests('blip_caption', (30, 15), 'blip_caption', ('blip_caption',)),
-    tests('blip_vqa_rank', (30, 12), 'blip_vqa_rank', ('blip_vqa',)),
-    tests('blip_vqa_generate', (30, 12), 'blip_vqa', ('blip_vqa',)),
+    tests('blip_vqa_rank', (20, 12), 'blip_vqa_rank', ('blip_vqa',)),
+    tests('blip_vqa_generate', (20, 12), 'blip_vqa', ('blip_vqa',)),
 )
 
 
