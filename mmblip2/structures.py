@@ -18,8 +18,12 @@ FIELDS = {
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
     'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipNLVR'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
-    'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter; "" means none'),
-    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
+    'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
+                    'language adapter, BlipGeneration; "" means none'),
+    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
+                    'language adapter, BlipGeneration, mode "loss"'),
+    'targets': Field('dict[str, float]', 'VQAPrompt: every different answer and its weight',
+                     'BlipGeneration, mode "loss"'),
     'qformer_text': Field('str', 'CaptionPrompt, VQAPrompt', 'Q-Former: text read beside the queries'),
     'gt_caption': Field('list[str]', 'caption data sets in test mode, uncleaned', 'caption metric'),
     'question': Field('str', 'question data sets', 'result pages'),
@@ -60,6 +64,8 @@ class DataSample(BaseDataElement):
                                       VQAPrompt, TextCorpus
     target        str                 CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
                                       VQAPrompt, TextCorpus
+    targets       dict[str, float],   VQAPrompt                      BlipGeneration, mode 'loss'
+                  answer to weight
     qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
     question      str                 question data sets             result pages

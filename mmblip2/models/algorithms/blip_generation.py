@@ -52,7 +52,7 @@ class BlipGeneration(TextGeneration):
     The samples carry the task. Without ``text_encoder`` the decoder reads the image and writes
     ``[DEC] prompt target [SEP]``, of which the prompt (may be empty) is no target. With it the encoder reads
     ``[ENC] prompt`` (the question) and the image, and the decoder reads the encoder's states and writes
-    ``[DEC] target [SEP]``; ``targets`` with ``target_weights``, where a sample has them, are several targets of it.
+    ``[DEC] target [SEP]``; ``targets``, where a sample has them, are several targets with their weights.
 
     Agrees with ``blip_decoder`` and ``blip_vqa`` of BLIP, and with ``BlipForConditionalGeneration`` and
     ``BlipForQuestionAnswering`` of transformers where nothing is padded: padding is never read here.
@@ -198,13 +198,13 @@ class BlipGeneration(TextGeneration):
 
         Args:
             images: float (B, 3, H, W).
-            data_samples: With ``prompt`` and ``target``; with a text encoder also ``targets`` and ``target_weights``.
+            data_samples: With ``prompt`` and ``target``; with a text encoder ``targets`` comes before ``target``.
 
         Returns:
             dict: loss_lm.
 
         Raises:
-            DataError: A sample has no target, or not as many weights as targets.
+            DataError: A sample has no target.
             ConfigError: No text of the batch has room for its target.
         """
         context = self.visual_prefix(images, data_samples)
@@ -228,18 +228,9 @@ class BlipGeneration(TextGeneration):
 
     def _loss_of_answers(self, context, data_samples):
         """Weighted sum over the targets of all samples, and the number of samples."""
-        targets: list[str] = []
-        weights: list[float] = []
-        rows: list[int] = []
-        for i, sample in enumerate(data_samples):
-            own = sample.get('targets') or [_target(sample)]
-            own_weights = sample.get('target_weights') or [1.] * len(own)
-            if len(own_weights) != len(own):
-                raise DataError(f'a sample has {len(own)} targets and {len(own_weights)} target_weights: give each '
-                                'target its weight')
-            targets += own
-            weights += own_weights
-            rows += [i] * len(own)
+        pairs = [(i, target, weight) for i, sample in enumerate(data_samples)
+                 for target, weight in (sample.get('targets') or {_target(sample): 1.}).items()]
+        rows, targets, weights = map(list, zip(*pairs))
         losses, of_target = self._losses(context[rows], self.tokenizer(targets, self.max_text_len, self._device))
         total = (losses * torch.tensor(weights, device=losses.device)[of_target]).sum()
         return total, torch.tensor(len(data_samples), device=losses.device)
