@@ -18,8 +18,7 @@ _base_ = [
 load_from = 'work_dirs/blip-base_32xb90_pretrain'
 model = dict(
     type='BlipNLVR',
-    text_encoder=dict(type='TwinMED', vision_width=768),
-    max_text_len=35)
+    text_encoder=dict(type='TwinMED', vision_width=768))
 
 train_dataloader = dict(batch_size=32)  # 8 x 32 = 256
 auto_scale_lr = dict(base_batch_size=256)

@@ -93,7 +93,8 @@ def argument(node, name):
         Any: None where there is no such argument.
     """
     from ..registry import MODELS
-    known = inspect.signature(MODELS.get(node['type'])).parameters.get(name)
+    from .config_kinds import parameters_of
+    known = parameters_of(MODELS.get(node['type'])).get(name)
     return node.get(name, known.default if known is not None else None)
 
 
