@@ -2,10 +2,11 @@
 
     python demo/quickstart.py [--blip] [--short]
 
-BLIP-2 is the default, ``--blip`` its older sibling; what both need is made once. Started by ``demo/bootstrap.py`` inside the virtual environment, in the folder of data/ and work_dirs/. Every
-step is a call of a script in tools/. A step whose config, options and inputs are those of the last time is
-skipped; an interrupted training goes on at its last checkpoint. To run a step again, remove its folder below
-work_dirs/quickstart. ``--short`` takes a few iterations on little data: a check that all runs.
+BLIP-2 is the default, ``--blip`` the older sibling; data and tokenizers are made once for both. Started by
+``demo/bootstrap.py`` inside the virtual environment, in the folder of data/ and work_dirs/. Every step is a call of a
+script in tools/. A step whose config, options and inputs are those of the last time is skipped; an interrupted training
+goes on at its last checkpoint. To run a step again, remove its folder below work_dirs/quickstart. ``--short`` takes a
+few iterations on little data: a check that all runs.
 """
 import argparse
 import ast
@@ -60,6 +61,7 @@ class Step(NamedTuple):
         config: Config below configs/quickstart/, without '.py'; '' when the script takes none.
         needs: Steps whose results it reads; a test reads the checkpoint of the last one.
         shuffled: A test with the images exchanged.
+        cfg_options: What a test changes in its config.
     """
     name: str
     kind: str
@@ -68,6 +70,7 @@ class Step(NamedTuple):
     config: str = ''
     needs: tuple = ()
     shuffled: bool = False
+    cfg_options: tuple = ()
 
 
 # Steps of one tuple depend on none another and run side by side, with half of the cores each.
@@ -88,10 +91,10 @@ WAVES = (
 )
 
 
-def tests(task, seconds, config, needs):
+def tests(task, seconds, training, *cfg_options):
     """Returns the two tests of a task, with its images and with exchanged ones, as a wave."""
-    return tuple(Step(f'test_{task}{suffix}', 'test', 'test.py', seconds, config, needs, bool(suffix))
-                 for suffix in ('', '_shuffled'))
+    return tuple(Step(f'test_{task}{suffix}', 'test', 'test.py', seconds, training, (training, ), bool(suffix),
+                      cfg_options) for suffix in ('', '_shuffled'))
 
 
 BLIP_WAVES = (
@@ -100,10 +103,10 @@ BLIP_WAVES = (
     (Step('blip_pretrain', 'train', 'train.py', (180, 20), 'blip_pretrain', ('tokenizers', 'blip_vision_encoder')),),
     (Step('blip_caption', 'train', 'train.py', (60, 15), 'blip_caption', ('blip_pretrain',)),
      Step('blip_vqa', 'train', 'train.py', (180, 15), 'blip_vqa', ('blip_pretrain',))),
-    tests('blip_retrieval', (40, 12), 'blip_pretrain', ('blip_pretrain',)),
-    tests('blip_caption', (30, 15), 'blip_caption', ('blip_caption',)),
-    tests('blip_vqa_rank', (20, 12), 'blip_vqa_rank', ('blip_vqa',)),
-    tests('blip_vqa_generate', (20, 12), 'blip_vqa', ('blip_vqa',)),
+    tests('blip_retrieval', (40, 12), 'blip_pretrain'),
+    tests('blip_caption', (30, 15), 'blip_caption'),
+    tests('blip_vqa_rank', (20, 12), 'blip_vqa'),
+    tests('blip_vqa_generate', (20, 12), 'blip_vqa', 'model.candidates=None'),
 )
 
 
@@ -236,7 +239,8 @@ class Quickstart:
         options = ['--work-dir', f'{self.mode.work}/{step.name}']
         if step.kind == 'test':
             return options + ['--out', f'{self.mode.work}/{step.name}/metrics.json',
-                              *(['--shuffle-images'] if step.shuffled else [])]
+                              *(['--shuffle-images'] if step.shuffled else []),
+                              *(['--cfg-options', *step.cfg_options] if step.cfg_options else [])]
         options.append('--no-validate')  # the test split follows
         if step.name in self.mode.iterations:  # too few for a warm-up
             options += ['--cfg-options', 'default_hooks.logger.interval=2', 'param_scheduler=None',

@@ -1,7 +1,7 @@
 # BLIP, step 2: captioning, everything trained.
 #   python tools/train.py configs/quickstart/blip_caption.py --work-dir work_dirs/quickstart/blip_caption
 #   python tools/test.py configs/quickstart/blip_caption.py work_dirs/quickstart/blip_caption
-# Hardware: 2 CPU cores.
+# Hardware: 2 CPU cores. Expected: not measured.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py', '../_base_/models/blip_quickstart.py'
 ]

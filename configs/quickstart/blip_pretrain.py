@@ -2,7 +2,7 @@
 # retrieval.
 #   python tools/train.py configs/quickstart/blip_pretrain.py --work-dir work_dirs/quickstart/blip_pretrain
 #   python tools/test.py configs/quickstart/blip_pretrain.py work_dirs/quickstart/blip_pretrain
-# Hardware: 2 CPU cores.
+# Hardware: 2 CPU cores. Expected: not measured.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py', '../_base_/models/blip_quickstart.py'
 ]
