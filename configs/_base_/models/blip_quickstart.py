@@ -1,5 +1,5 @@
-# The parts of the quickstart's BLIP, small enough to be trained on two CPU cores in minutes: the ViT of the BLIP-2 there
-# with BLIP's final norm and biases, and two MEDs, of which the decoder reads patches or the encoder's states.
+# The parts of the quickstart's BLIP, small enough to be trained on two CPU cores in minutes: the ViT of its BLIP-2 with
+# the final norm and the biases of BLIP, and two MEDs, of which the decoder reads patches or the states of the encoder.
 quickstart = '{{$MMBLIP2_QUICKSTART:work_dirs/quickstart}}'
 shapes = '{{$MMBLIP2_SHAPES:data/shapes}}'
 med = dict(
