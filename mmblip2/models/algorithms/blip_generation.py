@@ -87,6 +87,7 @@ class BlipGeneration(TextGeneration):
     droppable: tuple[str, ...] = (
         'itc_head.*', 'itm_head.*', 'momentum.*', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr',
         'num_steps')
+    answering = dict(num_beams=3, max_new_tokens=9, min_new_tokens=None, length_penalty=1.)
     candidates: Sequence[str] | str | None = None
     text_encoder: MED | None
 
@@ -321,15 +322,17 @@ class BlipGeneration(TextGeneration):
         return self._answers
 
     @torch.no_grad()
-    def rank(self, context: DecoderContext) -> torch.Tensor:
-        """The best candidate of each of B samples.
+    def rank(self, context: DecoderContext) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of the candidates whose first token is the most probable (``rank_topk`` of N).
 
-        Of the candidates whose first token is the most probable (``rank_topk``) the one with the least loss, summed
-        over its tokens and [SEP]. [DEC] is read once a sample, not once a candidate, and of the candidates only what
-        follows it.
+        [DEC] is read once a sample, not once a candidate, and of the candidates only what follows it.
+
+        Args:
+            context: What is read of B samples.
 
         Returns:
-            torch.Tensor: int64 (B,), places in the list of candidates.
+            tuple: int64 (B, K), places in the list of candidates; and float32 (B, K), their losses in nats, summed over
+            tokens and [SEP], the least for the best.
         """
         ids, mask = (part.to(self._device) for part in self.answers()[1])  # (N, T)
         rows, topk = len(context), min(self.rank_topk, len(ids))
@@ -347,8 +350,7 @@ class BlipGeneration(TextGeneration):
             text.input_ids[:, 1:-1], text.mask[:, :-1], context.kv, context.mask, past)
         is_target = text.mask[:, 2:].bool()  # (B*K, T-2)
         losses = self._token_losses(states[is_target], text.input_ids[:, 2:][is_target])
-        loss = loss.flatten().index_add(0, is_target.nonzero()[:, 0], losses).view(rows, topk)
-        return chosen.gather(1, loss.argmin(dim=1, keepdim=True))[:, 0]
+        return chosen, loss.flatten().index_add(0, is_target.nonzero()[:, 0], losses).view(rows, topk)
 
     def _choose(self, prefix: DecoderContext, prompts: Sequence[str], **settings) -> list[str]:
         """The best candidates, in the place of :meth:`write`."""
@@ -356,7 +358,8 @@ class BlipGeneration(TextGeneration):
             raise ConfigError(f'num_return_sequences is {settings["num_return_sequences"]}, but a model that chooses '
                               'among candidates gives one answer: leave it out, or build it with candidates=None')
         texts, _ = self.answers()
-        return [texts[i] for i in self.rank(prefix).tolist()]
+        chosen, losses = self.rank(prefix)
+        return [texts[i] for i in chosen.gather(1, losses.argmin(dim=1, keepdim=True))[:, 0].tolist()]
 
 
 def _target(sample) -> str:

@@ -32,6 +32,8 @@ class TextGeneration(VisionLanguageModel):
 
     #: prompt of a question where the config has no VQAPrompt; None: this model answers none
     question_template: str | None = 'Question: {} Answer:'
+    #: settings for answers of a model whose config is not one of question answering (BLIP-2, section 4.1)
+    answering: dict = dict(num_beams=5, max_new_tokens=10, min_new_tokens=None, length_penalty=-1.)
     #: whether ``qformer_text`` of the samples is read
     reads_qformer_text: bool = False
 
