@@ -47,7 +47,7 @@ def list_models(pattern: str | None = None, exclude_patterns: Sequence[str] | st
         pattern: With wildcards; what follows it does not matter: 'blip2-opt' is 'blip2-opt*'. None: all.
         exclude_patterns: Of names to leave out, in the same way.
         task: Only models with a published result of this task, 'Image Caption', 'Visual Question Answering',
-            'Image-To-Text Retrieval' or 'Text-To-Image Retrieval'; 'null': only models without any.
+            'Image-To-Text Retrieval', 'Text-To-Image Retrieval' or 'NLVR'; 'null': only models without any.
 
     Returns:
         list[str]: Sorted, in lower case.

@@ -24,14 +24,16 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.utils import cli
 
 FORMATS = ('[{"image_id", "caption"}] (COCO), [{"question_id", "answer"}] (VQA), [{"questionId", "prediction"}] (GQA), '
-           '{question id: {"direct_answer"}} (A-OKVQA), [{"identifier", "prediction"}] (NLVR2), the records of tools/test.py --dump, or retrieval.json')
+           '{question id: {"direct_answer"}} (A-OKVQA), [{"identifier", "prediction"}] (NLVR2), '
+           'the records of tools/test.py --dump, or retrieval.json')
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('predictions', help='file of predictions (.json)')
     parser.add_argument('--ann-file', help='references: a COCO or Karpathy caption file, official annotations of '
-                        'VQA, GQA, A-OKVQA, TextVQA or NLVR2, or a LAVIS list; not needed where the predictions have them')
+                        'VQA, GQA, A-OKVQA, TextVQA or NLVR2, or a LAVIS list; not needed where the predictions have '
+                        'them')
     parser.add_argument('--metric', help='metric of the registry, e.g. TextVQAMetric; default: as the format says; '
                         'COCOCaptionMetric or VQAMetric for records')
     parser.add_argument('--options', nargs='+', default=[], metavar='KEY=VALUE', help='arguments of the metric, e.g. '
@@ -66,7 +68,8 @@ def recognise(content, path):
     """What a file of predictions is.
 
     Returns:
-        tuple: 'retrieval', 'dump', 'coco', 'nlvr' or 'vqa'; the predictions, those of GQA and A-OKVQA as for VQA; the metric.
+        tuple: 'retrieval', 'dump', 'coco', 'nlvr' or 'vqa'; the predictions, those of GQA and A-OKVQA as for VQA; the
+        metric.
 
     Raises:
         DataError: None of the formats.

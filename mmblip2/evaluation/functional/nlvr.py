@@ -55,8 +55,8 @@ def sentence_of(identifier) -> tuple | None:
 
 def _right(predictions, labels) -> list[bool]:
     if not len(labels) or len(predictions) != len(labels):
-        raise DataError(f'NLVR2: got {len(predictions)} predictions for {len(labels)} labels, expected as many of both, '
-                        'at least one')
+        raise DataError(f'NLVR2: got {len(predictions)} predictions for {len(labels)} labels, expected as many of '
+                        'both, at least one')
     for name, values in (('prediction', predictions), ('label', labels)):
         wrong = [value for value in values if value not in (0, 1)]
         if wrong:

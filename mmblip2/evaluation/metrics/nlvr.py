@@ -14,8 +14,8 @@ class NLVRAccuracy(GatheredMetric):
     that are judged right with all their pairs of images.
 
     Reads ``pred_label``, ``identifier`` and ``gt_label``. Consistency needs the published identifiers, which the lists
-    of BLIP do not have. Predictions are written as ``[{"identifier", "prediction"}]`` with "True" or "False", the values
-    that the official ``metrics.py`` takes; a split without published labels is only written.
+    of BLIP do not have. Predictions are written as ``[{"identifier", "prediction"}]`` with "True" or "False", the
+    values that the official ``metrics.py`` takes; a split without published labels is only written.
 
     Args:
         prefix (str): First part of the metric keys.
@@ -43,8 +43,8 @@ class NLVRAccuracy(GatheredMetric):
                       'current')
             return {}
         if without:
-            raise DataError(f'{len(without)} of {len(results)} sentences have no label, for example {without[:5]}: mend '
-                            'the annotation file')
+            raise DataError(f'{len(without)} of {len(results)} sentences have no label, for example {without[:5]}: '
+                            'mend the annotation file')
         predictions, labels = ([row[key] for row in results] for key in ('prediction', 'label'))
         metrics = dict(accuracy=100 * nlvr_accuracy(predictions, labels))
         sentences = [sentence_of(row['identifier']) for row in results]

@@ -14,6 +14,7 @@ from mmblip2.errors import ConfigError
 
 from ..layers import BertTower
 from ..layers.attention import KeyValue
+from ..tokenizers import TextBatch
 
 
 class EncodedImages(NamedTuple):
@@ -113,6 +114,7 @@ class VisionLanguageModel(BaseModel):
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: tuple[str, ...] = ()
     vision: Any  # a module with embed_dim
+    tokenizer: Any  # what its texts are read with, or None
     #: type in which a vision encoder with weights of half precision computes; its norms and sums are in float32
     vision_dtype: torch.dtype | None = None
 
@@ -149,6 +151,11 @@ class VisionLanguageModel(BaseModel):
     def reader(self) -> BertTower:
         """The part whose cross-attention reads the images."""
         return getattr(self, self._reader)
+
+    @property
+    def text_reader(self) -> BertTower | None:
+        """The part that reads texts, alone and beside an image; None if none does."""
+        return self.reader if self.reader is not None and self.reader.has_text else None
 
     def init_weights(self):
         """Called once at the start of a training: the parts that grow out of a BERT may take one over."""
@@ -218,6 +225,24 @@ class VisionLanguageModel(BaseModel):
                 self._cache[keys[i]] = row.clone()
                 self._cache_room = max(self._cache_room - size, 1)  # 1: full, but still in use
         return torch.stack([fresh[i] if i in fresh else self._cache[key] for i, key in enumerate(keys)])
+
+    @torch.no_grad()
+    def image_states(self, encoded: EncodedImages) -> torch.Tensor:
+        """What encoded images are beside texts: what queries read of them (B, Q, D), or their patches (B, P, E)."""
+        return self.reader.image_states(*encoded)
+
+    @torch.no_grad()
+    def joint_states(self, encoded: EncodedImages, text: TextBatch) -> torch.Tensor:
+        """What is read of images beside texts, by queries (B, Q, D) or by the text's tokens (B, T, D).
+
+        Args:
+            encoded: B images, or one for all texts.
+            text: B texts.
+        """
+        assert self.text_reader is not None
+        enc_id = self.tokenizer.enc_id
+        return self.text_reader.forward_joint(encoded.image_kv,
+                                              *(text if enc_id is None else text.begin_with(enc_id)))
 
     def forward(self, images=None, data_samples=None, mode: str = 'tensor'):
         """Dispatch.

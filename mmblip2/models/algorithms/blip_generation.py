@@ -130,6 +130,11 @@ class BlipGeneration(TextGeneration):
             self.droppable = (*self.droppable, 'text_encoder.*')
 
     @property
+    def text_reader(self) -> MED | None:
+        """See ``VisionLanguageModel``: the decoder writes."""
+        return self.text_encoder
+
+    @property
     def question_template(self) -> str | None:  # type: ignore[override]
         """See ``TextGeneration``: the text encoder reads the question as it is."""
         return '{}' if self.text_encoder is not None else None

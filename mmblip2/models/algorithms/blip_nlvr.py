@@ -3,6 +3,7 @@
 Shapes: B sentences, each with two images; P patches, E vision width, T text tokens, D width.
 """
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +60,13 @@ class BlipNLVR(VisionLanguageModel):
         width = text_encoder.width
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
 
-    def _see(self, images) -> torch.Tensor:
+    def _see(self, images, vision: Any = None) -> torch.Tensor:
         """Tokens (B, 2, P, E) of pairs of images (B, 2, 3, H, W)."""
         if images.dim() != 5 or images.size(1) != 2:
             raise DataError(f'BlipNLVR reads two images a sentence, got images of shape {tuple(images.shape)}, '
-                            "expected (B, 2, 3, H, W): begin the pipeline with dict(type='EachImage', transforms=[...])")
-        return super()._see(images.flatten(0, 1)).unflatten(0, (-1, 2))
+                            'expected (B, 2, 3, H, W): begin the pipeline with '
+                            "dict(type='EachImage', transforms=[...])")
+        return super()._see(images.flatten(0, 1), vision).unflatten(0, (-1, 2))
 
     def logits(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
         """Class 1 is 'true'.

@@ -79,11 +79,11 @@ class BlipRepresentation(Representation):
     queue_ptr: torch.Tensor
 
     def __init__(self, vision: nn.Module, text_encoder: MED, tokenizer, text_decoder: MED | None = None,
-                 embed_dim: int = 256, temperature: float = 0.07, max_text_len: int = 35, queue_size: int | None = 57600,
-                 momentum: float = 0.995, alpha: float = 0.4, alpha_warmup_iters: int = 0,
-                 negative_all_rank: bool = False, negative_floor: float = 0., label_smoothing: float = 0.1,
-                 negative_seed: int = 0, frozen: Sequence[str] = (), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+                 embed_dim: int = 256, temperature: float = 0.07, max_text_len: int = 35,
+                 queue_size: int | None = 57600, momentum: float = 0.995, alpha: float = 0.4,
+                 alpha_warmup_iters: int = 0, negative_all_rank: bool = False, negative_floor: float = 0.,
+                 label_smoothing: float = 0.1, negative_seed: int = 0, frozen: Sequence[str] = (),
+                 allow_random: bool = False, vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
         check_text_fits(text_encoder, tokenizer, max_text_len, 'text_encoder')
         if tokenizer.enc_id is None:
             raise ConfigError('BlipRepresentation begins a text that reads an image with [ENC], which its tokenizer '

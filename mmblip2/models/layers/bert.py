@@ -72,6 +72,8 @@ class BertTower(nn.Module):
     title = ''
     #: names in a layer of every MLP that starts from BERT's, each with the norm after it
     bert_mlps: tuple[tuple[str, str], ...] = ()
+    #: whether learned queries read the image in place of the text's tokens
+    has_queries = False
     layers: Any  # nn.ModuleList of PostNormLayer
 
     def __init__(self, vision_width: int | None, width: int, vocab_size: int | None, max_positions: int, dropout: float,
@@ -164,6 +166,14 @@ class BertTower(nn.Module):
         """
         return [layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
                 for layer in self.layers]
+
+    def image_states(self, patches: torch.Tensor, image_kv: list[KeyValue | None]) -> torch.Tensor:
+        """What an image is, with no text beside it: its patches (B, P, E), or what queries read of them (B, Q, D)."""
+        return patches
+
+    def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """What is read of images (B, ..) beside texts (B, T): by queries (B, Q, D), or else by the text (B, T, D)."""
+        raise NotImplementedError
 
     def _embed_text(self, input_ids: torch.Tensor, first: int = 0) -> torch.Tensor:
         """(B, T, D) of ids (B, T) whose first column has position ``first``."""

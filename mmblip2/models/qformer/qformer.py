@@ -87,6 +87,7 @@ class QFormer(BertTower):
     """
 
     title = 'Q-Former'
+    has_queries = True
 
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
                  mlp_width: int | None = None, num_query: int | None = 32, cross_attention_freq: int = 2,
@@ -117,6 +118,10 @@ class QFormer(BertTower):
             raise ConfigError('this Q-Former was built without queries (num_query=None): give them to forward_queries, '
                               'or set num_query in its config')
         return self.dropout(self.embedding_norm(queries).expand(batch, -1, -1))  # (B, Q, D)
+
+    def image_states(self, patches: torch.Tensor, image_kv: list[KeyValue | None]) -> torch.Tensor:
+        """What the queries read of an image (B, Q, D)."""
+        return self.forward_queries(image_kv)[0]
 
     def forward_queries(self, image_kv: list[KeyValue | None],
                         queries: torch.Tensor | None = None) -> tuple[torch.Tensor, list[KeyValue]]:

@@ -42,5 +42,5 @@ def test_predictions_are_written_before_and_without_labels(tmp_path):
 def test_what_the_metric_needs_is_said():
     rows = samples()
     del rows[1]['pred_label']
-    with pytest.raises(DataError, match="sample 1 has no pred_label, .*predict mode must set it"):
+    with pytest.raises(DataError, match='sample 1 has no pred_label, .*predict mode must set it'):
         run(rows)
