@@ -14,7 +14,8 @@ _base_ = ['blip-base_8xb32_vqa.py']
 load_from = 'work_dirs/blip-base_8xb32_vqa'
 model = dict(candidates='data/aokvqa/annotations/specialized_vocab_train.json')
 
-questions = [dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None)]
+questions = [
+    dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None, every_answer=True)]
 train_dataloader = dict(batch_size=16, dataset=dict(  # 8 x 16 = 128
     _delete_=True, type='AOKVQA', data_root='data/aokvqa', ann_file='annotations/aokvqa_v1p0_train.json',
     data_prefix=dict(img_path='../coco/train2017'),

@@ -15,7 +15,8 @@ _base_ = ['blip-base_8xb32_vqa.py']
 load_from = 'work_dirs/blip-base_8xb32_vqa'
 model = dict(candidates='data/okvqa/annotations/okvqa_answer_list_train.json')
 
-questions = [dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None)]
+questions = [
+    dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None, every_answer=True)]
 train_dataloader = dict(dataset=dict(
     _delete_=True, type='COCOVQA', data_root='data/coco',
     question_file='../okvqa/annotations/OpenEnded_mscoco_train2014_questions.json',

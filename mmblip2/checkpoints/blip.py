@@ -60,10 +60,10 @@ def _vision(theirs, patches, blocks, inside, norm, outside=('cls_token', 'pos_em
     return rows
 
 
-def _layout(name, kind, table, decoder=None, buffers=(), **settings):
-    aliases = {**(_second_names(decoder) if decoder else {}), **settings.pop('aliases', {})}
-    return Layout(name, f'BLIP, {kind}' if name != 'transformers' else kind, table, vision_norm_eps=1e-6, bias='full',
-                  buffers=buffers, aliases=aliases, loses=settings.pop('loses', _TRAINING), **settings)
+def _layout(name, kind, table, decoder=None, buffers=(), aliases=(), loses=_TRAINING, twice=True):
+    return Layout(name, kind if name == 'transformers' else f'BLIP, {kind}', table, vision_norm_eps=1e-6, bias='full',
+                  buffers=buffers, aliases={**(_second_names(decoder) if decoder else {}), **dict(aliases)},
+                  rows=('idx_queue', 'head.idx_queue'), loses=loses, twice=twice)
 
 
 # --------------------------------------------------------------- LAVIS, and the original repository

@@ -103,8 +103,9 @@ class BlipReader(FolderReader):
             model['tokenizer'] = self.tokenizer(given, settings['vocab_size'])
         else:
             model['tokenizer'] = self.no_tokenizer(self.folder, settings['vocab_size'])
-        if self.kind in ('BlipForImageTextRetrieval', *_FEATURES):
-            model['max_text_len'] = settings['max_positions']
+        model['max_text_len'] = settings['max_positions']  # transformers cuts nothing
+        if self.kind == 'BlipForQuestionAnswering':
+            model['max_question_len'] = settings['max_positions']
         return model
 
     def tokenizer(self, given, words):

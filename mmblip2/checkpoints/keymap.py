@@ -52,6 +52,7 @@ class Layout:
         aliases: Keys of a second name, to the key of the tensor whose name it is.
         leaks: Keys of second names of weights that the file does not hold.
         flat: Keys of tensors that have fewer axes there, to their number.
+        rows: Keys of tensors that have one axis more there, the first, of length 1.
         loses: fnmatch patterns of our keys that it has no place for: to lack them is no fault of a file.
         twice: Whether its files have the buffers and the second names; those that transformers saves do not.
     """
@@ -64,6 +65,7 @@ class Layout:
     aliases: dict[str, str] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
     flat: dict[str, int] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
     loses: tuple[str, ...] = ('num_steps', )
     twice: bool = True
 
@@ -100,7 +102,7 @@ class Layout:
             elif key in self.flat:
                 found.state[name] = value.reshape(1, -1, value.shape[-1])
             else:
-                found.state[name] = value
+                found.state[name] = value[0] if key in self.rows else value
         if unknown:
             raise CheckpointError(f'{len(unknown)} of {len(state)} keys are unknown in a file of {self} '
                                   f'({_named(unknown)}), for which its other keys were taken: is it a file of another '
@@ -170,8 +172,10 @@ class Layout:
         left, refused = [], []
         for key, value in self._joined(state).items():
             name = rename(key)
-            if name is not None:
-                result[name] = value.reshape(value.shape[-self.flat[name]:]) if name in self.flat else value
+            if name in self.flat:
+                result[name] = value.reshape(value.shape[-self.flat[name]:])
+            elif name is not None:
+                result[name] = value[None] if name in self.rows else value
             elif any(fnmatch(key, pattern) for pattern in self.loses):
                 left.append(key)
             else:

@@ -2,14 +2,15 @@
 models, both ways, and the values behind the names."""
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
-from blip_key_lists import SMALL, openmmlab, salesforce
-from key_lists import assert_same, drawn
+from blip_key_lists import LARGE, SMALL, openmmlab, salesforce
+from key_lists import assert_same, drawn, empty, shapes
 
 from mmblip2.checkpoints import layouts
 from mmblip2.errors import CheckpointError
@@ -40,8 +41,7 @@ def in_ours(key):
     """Our name of a tensor of the original repository, by hand."""
     momentum = re.match(r'(visual_encoder|text_encoder|vision_proj|text_proj)_m\.', key)
     if momentum:
-        name = in_ours(key.replace('_m.', '.', 1))
-        return 'momentum.' + name.removeprefix('itc_head.')
+        return 'momentum.' + in_ours(key.replace('_m.', '.', 1)).removeprefix('itc_head.')
     for old, new in (('visual_encoder.patch_embed.proj', 'vision.patch_embed'), ('visual_encoder', 'vision'),
                      ('text_decoder.cls.predictions.transform.dense', 'lm_head.transform'),
                      ('text_decoder.cls.predictions.transform.LayerNorm', 'lm_head.norm'),
@@ -58,6 +58,48 @@ def in_ours(key):
                      ('itm_head.', 'itm_head.classifier.')):
         key = new + key.removeprefix(old) if key.startswith(old) else key
     return {'temp': 'itc_head.temperature', 'idx_queue': 'image_id_queue', 'ptr_queue': 'queue_ptr'}.get(key, key)
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'blip'
+# project, config, keys of the file
+FILES = {
+    'caption': ('LAVIS', 'blip-base_8xb32_caption', salesforce('caption')),
+    'caption, large': ('LAVIS', 'blip-large_16xb16_caption', salesforce('caption', **LARGE)),
+    'VQA': ('LAVIS', 'blip-base_8xb32_vqa', salesforce('VQA', image=480)),
+    'retrieval': ('LAVIS', 'blip-base_8xb32_retrieval', salesforce('retrieval')),
+    'retrieval, large': ('LAVIS', 'blip-large_16xb16_retrieval', salesforce('retrieval', **LARGE)),
+    'pre-training': ('LAVIS', 'blip-base_32xb90_pretrain', salesforce('pre-training', image=224)),
+    'pre-training, large': ('LAVIS', 'blip-large_32xb75_pretrain',
+                            salesforce('pre-training', **dict(LARGE, image=224))),
+    'NLVR2': ('LAVIS', 'blip-base_8xb32_nlvr', salesforce('NLVR2')),
+    'caption of mmpretrain': ('mmpretrain', 'blip-base_8xb32_caption', openmmlab('caption')),
+    'VQA of mmpretrain': ('mmpretrain', 'blip-base_8xb32_vqa', openmmlab('VQA', image=480)),
+    'retrieval of mmpretrain': ('mmpretrain', 'blip-base_8xb32_retrieval', openmmlab('retrieval')),
+    'NLVR2 of mmpretrain': ('mmpretrain', 'blip-base_8xb32_nlvr', openmmlab('NLVR2')),
+}
+# what we have and they do not: the number of steps, and ids of a queue that has none yet
+OURS_ALONE = {'num_steps', 'image_id_queue'}
+
+
+@cache
+def ours(config):
+    """State dict of the model of ``configs/blip/<config>.py`` on the meta device."""
+    from mmengine.config import Config
+
+    from mmblip2.utils.meta import build_on_meta
+    return build_on_meta(Config.fromfile(str(CONFIGS / f'{config}.py')).model.to_dict()).state_dict()
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_whole_key_sets_of_the_published_models(name):
+    project, config, expected = FILES[name]
+    state = ours(config)
+    converted = layouts.recognise(expected).to_ours(empty(expected))
+    alone = {key for key in state if key not in converted.state}
+    assert alone <= OURS_ALONE
+    assert shapes(converted.state) == {key: shape for key, shape in shapes(state).items() if key not in alone}
+    file, left = layouts.to_write(project, state).from_ours({key: state[key] for key in state if key not in alone})
+    assert shapes(file) == expected and not left
 
 
 def test_the_hand_table_is_right():
@@ -161,3 +203,94 @@ def test_unknown_keys_are_named():
     with pytest.raises(CheckpointError, match=r'1 of \d+ keys are unknown in a file of LAVIS \(BLIP, VQA\) '
                                               r'\(answer_head.weight\)'):
         layouts.recognise(file).to_ours(file)
+
+
+# ----------------------------------------------------------------------------------------- transformers
+
+# class, our config, our keys that it has no place for
+CLASSES = [
+    ('BlipForConditionalGeneration', 'blip-base_8xb32_caption', ()),
+    ('BlipForConditionalGeneration', 'blip-large_16xb16_caption', ()),
+    ('BlipForQuestionAnswering', 'blip-base_8xb32_vqa', ()),
+    ('BlipForImageTextRetrieval', 'blip-base_8xb32_retrieval', ('itc_head.temperature', )),
+    ('BlipForImageTextRetrieval', 'blip-large_16xb16_retrieval', ('itc_head.temperature', )),
+    ('BlipForImageTextRetrieval', 'blip-base_32xb90_pretrain', ('itc_head.temperature', 'text_decoder.', 'lm_head.'))]
+TRAINING = ('num_steps', 'momentum.', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr')
+
+
+def theirs(name, config='base', small=False):
+    """A model of transformers; of the real size on the meta device."""
+    transformers = pytest.importorskip('transformers')
+    sizes = {**(SMALL if small else LARGE if 'large' in config else {}),
+             'image': 32 if small else 480 if 'vqa' in config else 224 if 'pretrain' in config else 384}
+    vision = {} if not sizes.get('vision') else dict(
+        hidden_size=sizes['vision'], num_hidden_layers=sizes['depth'], intermediate_size=sizes['vision_mlp'],
+        num_attention_heads=2)
+    text = {} if not small else dict(
+        vocab_size=50, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=130)
+    ids = dict(bos_token_id=4, eos_token_id=3, sep_token_id=3)
+    vision, text = dict(vision, image_size=sizes['image']), dict(text, **ids)
+    if name == 'BlipVisionModel':
+        whole = transformers.BlipVisionConfig(**vision)
+    elif name == 'BlipTextModel':
+        whole = transformers.BlipTextConfig(**text)
+    else:
+        whole = transformers.BlipConfig(vision_config=vision, text_config=text, image_text_hidden_size=256)
+    with torch.device('cpu' if small else 'meta'):
+        return getattr(transformers, name)(whole)
+
+
+@pytest.mark.parametrize('name, config, alone', CLASSES)
+def test_whole_key_sets_of_the_classes_of_transformers(name, config, alone):
+    file, state = theirs(name, config).state_dict(), ours(config)
+    layout = layouts.recognise(file)
+    assert (layout.name, layout.kind) == ('transformers', name)
+    found = layout.to_ours(file)
+    assert set(found.dropped) == {key for key in file if '.decoder.' in key}
+    lacks = {key for key in state if key not in found.state}
+    assert lacks == {key for key in state if key.startswith((*alone, *TRAINING))}
+    assert shapes(found.state) == {key: shape for key, shape in shapes(state).items() if key not in lacks}
+    written = layouts.to_write('transformers', state)
+    assert written is layout
+    back, left = written.from_ours(state)
+    assert set(left) == lacks
+    assert shapes(back) == {key: shape for key, shape in shapes(file).items() if '.decoder.' not in key}
+
+
+@pytest.mark.parametrize('name', [*dict.fromkeys(name for name, _, _ in CLASSES), 'BlipModel', 'BlipTextModel',
+                                  'BlipVisionModel'])
+def test_there_and_back_is_exact_for_what_transformers_saves(name, tmp_path):
+    from safetensors.torch import load_file
+    theirs(name, small=True).save_pretrained(tmp_path)
+    file = load_file(tmp_path / 'model.safetensors')
+    generator = torch.Generator().manual_seed(0)
+    for value in file.values():
+        value.normal_(generator=generator)
+    layout = layouts.recognise(file, 'blip_vision_model' if name == 'BlipVisionModel' else None)
+    assert layout.kind == name
+    found = layout.to_ours(file)
+    assert not found.dropped and not found.notes
+    memory = {value.untyped_storage().data_ptr() for value in file.values()}
+    assert {value.untyped_storage().data_ptr() for value in found.state.values()} <= memory, 'a copy'
+    kind = name if name == 'BlipVisionModel' else None
+    back, left = layouts.to_write('transformers', found.state, kind=kind).from_ours(found.state)
+    assert not left
+    assert_same(back, file)
+
+
+def test_second_names_and_buffers_of_older_files_of_transformers_are_dropped():
+    file = theirs('BlipForQuestionAnswering', small=True).state_dict()
+    buffers = {f'{name}.embeddings.position_ids': torch.arange(130)[None]
+               for name in ('text_encoder', 'text_decoder.bert')}
+    found = layouts.recognise(file).to_ours({**file, **buffers})
+    assert set(found.dropped) == {*buffers, *(key for key in file if '.decoder.' in key)}
+
+
+def test_what_transformers_has_no_class_for_is_refused():
+    from mmblip2.checkpoints import blip
+    state = dict.fromkeys(blip.LAVIS['NLVR2'].to_ours(small_file('NLVR2')).state)
+    with pytest.raises(CheckpointError, match='transformers has no BLIP for NLVR2'):
+        layouts.to_write('transformers', state)
+    with pytest.raises(CheckpointError, match='mmpretrain has no BLIP for pre-training'):
+        layouts.to_write('mmpretrain', ours('blip-base_32xb90_pretrain'))

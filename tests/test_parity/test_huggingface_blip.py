@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmblip2.apis import get_model
 from mmblip2.errors import ConfigError
+from mmblip2.structures import DataSample
 
 transformers = pytest.importorskip('transformers')
 
@@ -55,6 +56,9 @@ class Saved:
                                              image_text_hidden_size=8)
         torch.manual_seed(0)
         self.theirs = redraw(getattr(transformers, name)(config), seed)
+        with torch.no_grad():  # they are the output layer too: logits of 10 would differ by 1e-5 in the last bit
+            for key, value in self.theirs.named_parameters():
+                value.mul_(0.15 if 'word_embeddings' in key else 1.)
         self.theirs.save_pretrained(self.folder)
         if name == 'BlipTextModel':
             self.tokenizer.save_pretrained(self.folder)
@@ -148,3 +152,126 @@ def test_contrastive_model(saved, photos):
     assert_close(model.ours.image_features(encoded), output.image_embeds)
     assert_close(model.ours.text_features(text), output.text_embeds)
     assert_close(model.ours.contrastive_logits(encoded, text), output.logits_per_image)
+
+
+@torch.no_grad()
+def test_retrieval_model(saved, photos):
+    model = saved('BlipForImageTextRetrieval', 8)
+    ours = model.ours
+    encoded, text = ours.encode_image(model.our_photos(photos)), ours.tokenize(TEXTS)
+    assert not text.mask.all(), 'no padding in the batch'
+    expected = model.theirs(text.input_ids, model.photos, attention_mask=text.mask, use_itm_head=False).itm_score
+    assert_close(ours.image_features(encoded)[:, 0] @ ours.text_features(text).T, expected)
+
+    def match(pixels):
+        """(3, 2), each text with one image; transformers gets the [ENC] that our model puts there itself."""
+        return model.theirs(text.begin_with(model.enc_id).input_ids, pixels, attention_mask=text.mask).itm_score
+
+    expected = torch.stack([match(model.photos.roll(i, 0)) for i in range(3)])
+    found = torch.stack([ours.match_logits(ours.encode_image(model.our_photos(photos).roll(i, 0)).image_kv, text)
+                         for i in range(3)])
+    assert_close(found, expected)
+    assert (match(perturbed(model.photos)) - expected[0]).abs().max() > 1e-2
+
+
+# -------------------------------------------------------------------------------------------- texts
+
+PROMPTS = ['a photo of', '', 'there are three objects']  # of other lengths: ours are continued in one batch
+TARGETS = ['a small red circle', 'green stars', 'above one cross']
+QUESTIONS = ['what color is the star?', 'what is left of the star?', 'two green stars?']
+
+
+def row_of(model, text, first):
+    """Ids (1, T) of one text behind another first token."""
+    row = torch.tensor([model.tokenizer(text).input_ids])
+    row[0, 0] = first
+    return row
+
+
+@torch.no_grad()
+def test_logits_of_captions(saved, photos):
+    model = saved('BlipForConditionalGeneration', 3)
+    ours = model.ours
+    encoded = ours.encode_image(model.our_photos(photos))
+    text = ours.tokenizer([f'{prompt} {target}' for prompt, target in zip(PROMPTS, TARGETS)], 32)
+    text = text.begin_with(model.dec_id)
+    assert not text.mask.all(), 'no padding in the batch'
+    states, _ = ours.text_decoder.forward_causal(*text, encoded.image_kv)
+    found = ours._logits(states)
+    for i in range(3):
+        row = text.input_ids[i:i + 1, :int(text.mask[i].sum())]
+        expected = model.theirs(pixel_values=model.photos[i:i + 1], input_ids=row).logits[0]
+        assert_close(found[i, :row.size(1)], expected)
+        changed = model.theirs(pixel_values=perturbed(model.photos)[i:i + 1], input_ids=row).logits[0]
+        assert (changed - expected).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_logits_of_answers(saved, photos):
+    model = saved('BlipForQuestionAnswering', 3)
+    ours = model.ours
+    images = model.our_photos(photos)
+    samples = [DataSample(prompt=question) for question in QUESTIONS]
+    context = ours.visual_prefix(images, samples)
+    assert not context.mask.all(), 'no padding in the batch'
+    text = ours.tokenizer(TARGETS, 32).begin_with(model.dec_id)
+    states, _ = ours.text_decoder.forward_causal(*text, context.kv, context.mask)
+    found = ours._logits(states)
+    for i in range(3):
+        row = text.input_ids[i:i + 1, :int(text.mask[i].sum())]
+        expected = their_answers(model, model.photos[i:i + 1], QUESTIONS[i], row)
+        assert_close(found[i, :row.size(1)], expected)
+        changed = their_answers(model, perturbed(model.photos)[i:i + 1], QUESTIONS[i], row)
+        assert (changed - expected).abs().max() > 1e-2
+
+
+def their_answers(model, image, question, row):
+    """Logits (T, V) of the tokens of ``row``, of an unpadded question that begins with [ENC]."""
+    states = model.theirs.vision_model(pixel_values=image).last_hidden_state
+    states = model.theirs.text_encoder(input_ids=row_of(model, question, model.enc_id),
+                                       encoder_hidden_states=states).last_hidden_state
+    return model.theirs.text_decoder(input_ids=row, encoder_hidden_states=states).logits[0]
+
+
+@pytest.mark.parametrize('beams', [1, 5])
+@torch.no_grad()
+def test_captions_are_identical(saved, photos, beams):
+    """Ours in one batch, theirs row by row."""
+    model = saved('BlipForConditionalGeneration', 3)
+    texts, lead = [], []
+    for i, prompt in enumerate(PROMPTS):
+        given = dict(input_ids=torch.tensor([model.tokenizer(prompt).input_ids])) if prompt else {}
+        texts.append(written(model, beams, lead, model.photos[i:i + 1], len(model.tokenizer(prompt).input_ids) - 1,
+                             **given))
+    assert min(lead) > 1e-3, f'too close to call: {min(lead)}'
+    model.ours.generation = dict(num_beams=beams, max_new_tokens=8)
+    found = model.ours.predict(model.our_photos(photos), [DataSample(prompt=prompt) for prompt in PROMPTS])
+    assert [sample.pred_text for sample in found] == texts
+    assert len(set(texts)) == 3, 'the same text for all rows'
+
+
+@pytest.mark.parametrize('beams', [1, 5])
+@torch.no_grad()
+def test_answers_are_identical(saved, photos, beams):
+    model = saved('BlipForQuestionAnswering', 3)
+    texts, lead = [], []
+    for i, question in enumerate(QUESTIONS):
+        texts.append(written(model, beams, lead, model.photos[i:i + 1], 1,
+                             input_ids=row_of(model, question, model.enc_id)))
+    assert min(lead) > 1e-3, f'too close to call: {min(lead)}'
+    model.ours.generation = dict(num_beams=beams, max_new_tokens=8)
+    found = model.ours.predict(model.our_photos(photos), [DataSample(prompt=question) for question in QUESTIONS])
+    assert [sample.pred_text for sample in found] == texts
+    assert len(set(texts)) == 3, 'the same text for all rows'
+
+
+def written(model, beams, leads, image, length, **given):
+    """What transformers writes behind ``length`` tokens; the smallest lead of what was chosen goes into ``leads``."""
+    output = model.theirs.generate(
+        pixel_values=image, do_sample=False, num_beams=beams, max_new_tokens=8, output_scores=True,
+        return_dict_in_generate=True, num_return_sequences=beams, **given)
+    if beams == 1:
+        leads += [float(pair[0] - pair[1]) for score in output.scores for pair in score.topk(2).values]
+    else:
+        leads.append(float(output.sequences_scores[0] - output.sequences_scores[1]))
+    return model.tokenizer.decode(output.sequences[0, length:], skip_special_tokens=True).strip()

@@ -1,6 +1,8 @@
 # VQAv2 train + val and Visual Genome's question-answer pairs at 480 px (paper, section 5.3), as BLIP asks: the question
-# is what its encoder reads. test-dev has no public answers: the predictions are for the VQA server.
-questions = [dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None)]
+# is what its encoder reads, every answer counts by its share, those of Visual Genome a fifth. test-dev has no public
+# answers: the predictions are for the VQA server.
+questions = [
+    dict(type='CleanQuestion'), dict(type='VQAPrompt', template='{}', qformer_text=None, every_answer=True)]
 train_pipeline = [
     dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=480, crop_ratio_range=(0.5, 1.)),
     dict(type='RandomFlip'), dict(type='RandAugment'), *questions, dict(type='PackInputs')]
