@@ -223,6 +223,59 @@ def test_one_encoder_of_both_models_runs_once(tiny_generator, representation, we
         representation.vision = kept
 
 
+def test_blip_writes_and_filters_with_one_encoder(bert_folder, web):
+    """Captioner and filter of one pre-training: what they say is what each says alone, an image is encoded once."""
+    from mmengine.config import Config
+
+    import mmblip2.models  # noqa: F401
+    from mmblip2.registry import MODELS, our_scope
+    med = dict(type='MED', vision_width=16, num_layers=2, width=16, num_heads=2, vocab_size=130, max_positions=48)
+    parts = dict(
+        vision=dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=2, num_heads=2,
+                    qkv_bias='full', final_norm=True),
+        tokenizer=dict(type='BertTokenizer', path=bert_folder, enc_token=True))
+    steps = [dict(type='LoadImage'), dict(type='Resize', scale=16)]
+    models, options = {}, []
+    for name, model, step in (
+            ('filter', dict(type='BlipRepresentation', text_encoder=med, text_decoder=med, embed_dim=8, queue_size=4),
+             dict(type='CleanCaption')),
+            ('captioner', dict(type='BlipGeneration', text_decoder=med, generation=dict(max_new_tokens=6)),
+             dict(type='CaptionPrompt', prompt='a small'))):
+        cfg = Config(dict(model={**model, **parts},
+                          test_dataloader=dict(dataset=dict(pipeline=[*steps, step, dict(type='PackInputs')]))))
+        with our_scope():
+            models[name] = MODELS.build(cfg.model)
+        generator = torch.Generator().manual_seed(0)
+        for parameter in models[name].parameters():
+            if parameter.ndim > 1:
+                parameter.data.normal_(0, 0.3, generator=generator)
+        cfg.dump(str(web / f'{name}.py'))
+        options += [f'--{name}', str(web / f'{name}.py'), f'--{name}-weights', str(web / f'{name}.pth')]
+    models['captioner'].vision.load_state_dict(models['filter'].vision.state_dict())
+    for name, model in models.items():
+        torch.save(dict(state_dict=model.state_dict()), web / f'{name}.pth')
+    args = tool.parse_args(options_of(web, options, '--threshold', '0'))
+    inferencers = [kind(config, weights, device='cpu') for kind, config, weights in (
+        (ImageCaptionInferencer, args.captioner, args.captioner_weights),
+        (ImageTextMatchingInferencer, args.filter, args.filter_weights))]
+    capfilt, calls = tool.CapFilt(*inferencers, args), []
+    assert capfilt.shared
+    capfilt.captioner.model.vision.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    paths = [str(web / f'images/{i}.png') for i in range(3)]
+    records = capfilt(tool.read_web(args)[:3], [tool.read_image(path) for path in paths], 0)
+    assert len(calls) == 1
+    match = ImageTextMatchingInferencer(args.filter, args.filter_weights, device='cpu')
+    captioner = ImageCaptionInferencer(args.captioner, args.captioner_weights, device='cpu')
+    torch.manual_seed(0)
+    captions = captioner(paths, batch_size=3, progress=False, do_sample=True, top_p=0.9)
+    assert len({one['pred_caption'] for one in captions}) > 1
+    for path, record, caption in zip(paths, records, captions):
+        texts, origins, scores = zip(*record['texts'])
+        assert [text for text, origin in zip(texts, origins) if origin == 'synthetic'] == [
+            text for text in [caption['pred_caption']] if text and text not in texts[:origins.count('web')]]
+        assert scores == pytest.approx([one['itm_score'] for one in match(path, texts, progress=False)], abs=1e-5)
+
+
 def test_bad_input_says_what_to_do(run, web, models, capsys):
     for options, message in ((('--threshold', '1.5'), 'threshold is 1.5, expected a probability'),
                              (('--batch-size', '0'), 'batch-size is 0, expected at least 1'),
