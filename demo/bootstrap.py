@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the virtual environment of this checkout and runs one target in it.
 
-    python3 demo/bootstrap.py demo | demo-short | test | lint [further arguments of the target]
+    python3 demo/bootstrap.py demo | demo-short | demo-blip | demo-blip-short | test | lint [further arguments]
 
 Needs Python >= 3.10 with ``venv`` or ``pip``; nothing else. Environment and results go to HOME:
 ``$MMBLIP2_HOME`` when it is set, otherwise the checkout. A second call finds the stamp of the first and
@@ -31,7 +31,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ('requirements/runtime.txt', 'requirements/tests.txt')
 DEVELOPMENT = 'requirements/dev.txt'  # for lint alone
-TARGETS = ('demo', 'demo-short', 'test', 'lint')
+TARGETS = ('demo', 'demo-short', 'demo-blip', 'demo-blip-short', 'test', 'lint')
 FREE_GB = 8
 HEARTBEAT = 15.0  # seconds between two progress lines during the installation
 # Imported once after each installation, so that an unusable package is found here and not an hour later.
@@ -329,8 +329,8 @@ def target_command(target, arguments, python, home, checkout):
         return command, checkout, {'OMP_NUM_THREADS': '1'}
     if target == 'lint':
         return [str(python), '-c', LINT, str(home), *arguments], checkout, {}
-    short = ['--short'] if target == 'demo-short' else []
-    command = [str(python), str(checkout / 'demo' / 'quickstart.py'), *short, *arguments]
+    options = [f'--{word}' for word in target.split('-')[1:]]
+    command = [str(python), str(checkout / 'demo' / 'quickstart.py'), *options, *arguments]
     return command, home, {'OMP_NUM_THREADS': str(usable_cores())}
 
 

@@ -1,11 +1,12 @@
-"""Runs the quickstart: data, five trainings and their evaluations, one table, one page.
+"""Runs a quickstart: data, trainings and their evaluations, one table; of BLIP-2 also one page.
 
-    python demo/quickstart.py [--short]
+    python demo/quickstart.py [--blip] [--short]
 
-Started by ``demo/bootstrap.py`` inside the virtual environment, in the folder of data/ and work_dirs/. Every
-step is a call of a script in tools/. A step whose config, options and inputs are those of the last time is
-skipped; an interrupted training goes on at its last checkpoint. To run a step again, remove its folder below
-work_dirs/quickstart. ``--short`` takes a few iterations on little data: a check that all runs.
+BLIP-2 is the default, ``--blip`` the older sibling; data and tokenizers are made once for both. Started by
+``demo/bootstrap.py`` inside the virtual environment, in the folder of data/ and work_dirs/. Every step is a call of a
+script in tools/. A step whose config, options and inputs are those of the last time is skipped; an interrupted training
+goes on at its last checkpoint. To run a step again, remove its folder below work_dirs/quickstart. ``--short`` takes a
+few iterations on little data: a check that all runs.
 """
 import argparse
 import ast
@@ -29,10 +30,10 @@ from typing import NamedTuple
 CHECKOUT = Path(__file__).resolve().parent.parent
 STATUS_INTERVAL = 20.0  # seconds between two lines on the remaining time
 TASKS = ('retrieval', 'caption', 'vqa')
-HEADLINES = (('retrieval', 'i2t/Recall@1', 'image to text, recall@1 (%)'),
-             ('retrieval', 't2i/Recall@1', 'text to image, recall@1 (%)'),
-             ('caption', 'CIDEr', 'CIDEr (%)'),
-             ('vqa', 'accuracy', 'accuracy (%)'))
+HEADLINES = {'retrieval': {'i2t/Recall@1': 'image to text, recall@1 (%)',
+                           't2i/Recall@1': 'text to image, recall@1 (%)'},
+             'caption': {'CIDEr': 'CIDEr (%)'},
+             'vqa': {'accuracy': 'accuracy (%)'}}
 
 
 class Mode(NamedTuple):
@@ -45,7 +46,8 @@ class Mode(NamedTuple):
 
 FULL = Mode('data/shapes', 'work_dirs/quickstart', {}, {})
 SHORT = Mode('data/shapes-short', 'work_dirs/quickstart-short', {'train': 400, 'val': 50, 'test': 50},
-             {'language_model': 60, 'vision_encoder': 40, 'stage1': 30, 'stage2': 30, 'vqa': 20})
+             {'language_model': 60, 'vision_encoder': 40, 'stage1': 30, 'stage2': 30, 'vqa': 20,
+              'blip_vision_encoder': 40, 'blip_pretrain': 30, 'blip_caption': 30, 'blip_vqa': 30})
 
 
 class Step(NamedTuple):
@@ -59,6 +61,7 @@ class Step(NamedTuple):
         config: Config below configs/quickstart/, without '.py'; '' when the script takes none.
         needs: Steps whose results it reads; a test reads the checkpoint of the last one.
         shuffled: A test with the images exchanged.
+        cfg_options: What a test changes in its config.
     """
     name: str
     kind: str
@@ -67,6 +70,7 @@ class Step(NamedTuple):
     config: str = ''
     needs: tuple = ()
     shuffled: bool = False
+    cfg_options: tuple = ()
 
 
 # Steps of one tuple depend on none another and run side by side, with half of the cores each.
@@ -85,6 +89,45 @@ WAVES = (
     (Step('test_vqa', 'test', 'test.py', (16, 12), 'vqa', ('vqa',)),
      Step('test_vqa_shuffled', 'test', 'test.py', (16, 12), 'vqa', ('vqa',), True)),
 )
+
+
+def tests(task, seconds, training, *cfg_options):
+    """Returns the two tests of a task, with its images and with exchanged ones, as a wave."""
+    return tuple(Step(f'test_{task}{suffix}', 'test', 'test.py', seconds, training, (training, ), bool(suffix),
+                      cfg_options) for suffix in ('', '_shuffled'))
+
+
+BLIP_WAVES = (
+    *WAVES[:2],  # data and tokenizers are those of BLIP-2
+    (Step('blip_vision_encoder', 'train', 'train.py', (23, 12), 'blip_vision_encoder', ('data',)),),
+    (Step('blip_pretrain', 'train', 'train.py', (180, 20), 'blip_pretrain', ('tokenizers', 'blip_vision_encoder')),),
+    (Step('blip_caption', 'train', 'train.py', (60, 15), 'blip_caption', ('blip_pretrain',)),
+     Step('blip_vqa', 'train', 'train.py', (180, 15), 'blip_vqa', ('blip_pretrain',))),
+    tests('blip_retrieval', (40, 12), 'blip_pretrain'),
+    tests('blip_caption', (30, 15), 'blip_caption'),
+    tests('blip_vqa_rank', (20, 12), 'blip_vqa'),
+    tests('blip_vqa_generate', (20, 12), 'blip_vqa', 'model.candidates=None'),
+)
+
+
+class Demo(NamedTuple):
+    """What differs between the quickstarts.
+
+    Args:
+        waves: Its steps.
+        tasks: Row of the table, 'vqa_rank' for example, which begins with the kind of task -> its test.
+        summary: File of the results, below the work folder.
+        page: Whether demo/report.py writes a page.
+    """
+    waves: tuple
+    tasks: dict
+    summary: str
+    page: bool
+
+
+BLIP2 = Demo(WAVES, {task: f'test_{task}' for task in TASKS}, 'summary.json', True)
+BLIP = Demo(BLIP_WAVES, {task: f'test_blip_{task}' for task in ('retrieval', 'caption', 'vqa_rank', 'vqa_generate')},
+            'summary_blip.json', False)
 
 
 class StepError(Exception):
@@ -115,11 +158,13 @@ class Quickstart:
         mode (Mode): FULL or SHORT.
         home (Path): Folder that holds data/ and work_dirs/.
         checkout (Path): Root of the checkout.
-        waves (tuple): Tuples of steps; those of one tuple run side by side.
+        waves (tuple, optional): Tuples of steps; those of one tuple run side by side. Default: those of the demo.
+        demo (Demo): BLIP2 or BLIP.
     """
 
-    def __init__(self, mode, home, checkout=CHECKOUT, waves=WAVES):
-        self.mode, self.home, self.checkout, self.waves = mode, Path(home), Path(checkout), waves
+    def __init__(self, mode, home, checkout=CHECKOUT, waves=None, demo=BLIP2):
+        self.mode, self.home, self.checkout, self.demo = mode, Path(home), Path(checkout), demo
+        waves = self.waves = demo.waves if waves is None else waves
         self.steps = {step.name: step for wave in waves for step in wave}
         self.work, self.data = self.home / mode.work, self.home / mode.data
         self.cores = int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count() or 1)
@@ -194,7 +239,8 @@ class Quickstart:
         options = ['--work-dir', f'{self.mode.work}/{step.name}']
         if step.kind == 'test':
             return options + ['--out', f'{self.mode.work}/{step.name}/metrics.json',
-                              *(['--shuffle-images'] if step.shuffled else [])]
+                              *(['--shuffle-images'] if step.shuffled else []),
+                              *(['--cfg-options', *step.cfg_options] if step.cfg_options else [])]
         options.append('--no-validate')  # the test split follows
         if step.name in self.mode.iterations:  # too few for a warm-up
             options += ['--cfg-options', 'default_hooks.logger.interval=2', 'param_scheduler=None',
@@ -330,7 +376,11 @@ class Quickstart:
         metrics = {step.name: read_json(self.folder(step.name) / 'metrics.json')
                    for step in self.steps.values() if step.kind == 'test'}
         figures = read_json(self.data / 'ceilings.json')
-        return make_summary(metrics, figures, self.seconds(), machine())
+        return make_summary(metrics, figures, self.seconds(), machine(), self.demo.tasks)
+
+    def results(self):
+        """Returns the files that the run ends with (list of Path)."""
+        return [self.work / self.demo.summary, *([self.work / 'index.html'] if self.demo.page else [])]
 
 
 class Process:
@@ -410,7 +460,7 @@ def task_metrics(task, metrics):
     return {key[len(task) + 1:]: value for key, value in metrics.items() if key.startswith(f'{task}/')}
 
 
-def make_summary(metrics, figures, seconds, machine):
+def make_summary(metrics, figures, seconds, machine, tasks=BLIP2.tasks):
     """Returns the content of summary.json; every score is in percent.
 
     Args:
@@ -419,35 +469,47 @@ def make_summary(metrics, figures, seconds, machine):
             CIDEr as pycocoevalcap prints it (0 to 10).
         seconds (dict): Step -> seconds.
         machine (dict): Description of the machine.
+        tasks (dict): Row -> test step, of a Demo.
     """
-    def bounds(kind):
+    def bounds(bound):
         return {task: {key: value * 100 if key == 'CIDEr' and value is not None else value
-                       for key, value in figures[kind]['test'][task].items()} for task in TASKS}
+                       for key, value in figures[bound]['test'][kind_of(task)].items()} for task in tasks}
 
     def scores(suffix):
-        return {task: task_metrics(task, metrics[f'test_{task}{suffix}']) for task in TASKS}
+        return {task: task_metrics(kind_of(task), metrics[test + suffix]) for task, test in tasks.items()}
 
     return {**scores(''), 'shuffled': scores('_shuffled'), 'chance': bounds('chance'),
             'ceiling': bounds('ceiling'), 'seconds': seconds, 'machine': machine}
 
 
+def kind_of(task):
+    """Returns 'vqa' for a row 'vqa_rank'."""
+    return task.partition('_')[0]
+
+
 def floors(summary):
     """Returns the least acceptable value of each headline, ``{(task, key): percent}``."""
-    shuffled, ceiling = summary['shuffled'], summary['ceiling']['caption']['CIDEr']
-    return {('retrieval', 'i2t/Recall@1'): 15.0, ('retrieval', 't2i/Recall@1'): 15.0,
-            ('caption', 'CIDEr'): max(0.6 * (ceiling or 0.0), 3 * shuffled['caption']['CIDEr']),
-            ('vqa', 'accuracy'): max(65.0, shuffled['vqa']['accuracy'] + 20)}
+    least = {}
+    for task, shuffled in summary['shuffled'].items():
+        kind = kind_of(task)
+        if kind == 'retrieval':
+            least.update({(task, key): 15.0 for key in HEADLINES[kind]})
+        elif kind == 'caption':
+            ceiling = summary['ceiling'][task]['CIDEr'] or 0.0
+            least[task, 'CIDEr'] = max(0.6 * ceiling, 3 * shuffled['CIDEr'])
+        else:
+            least[task, 'accuracy'] = max(65.0, shuffled['accuracy'] + 20)
+    return least
 
 
 def table(summary):
     """Returns the rows (task, metric, result, shuffled, chance, ceiling, floor); numbers or None."""
     least, rows = floors(summary), []
-    names = {(task, key): name for task, key, name in HEADLINES}
-    for task in TASKS:
-        for key in sorted(summary[task], key=lambda k: ((task, k) not in names, k)):
-            parts = (summary[task], *(summary[kind][task] for kind in ('shuffled', 'chance', 'ceiling')))
-            rows.append((task, names.get((task, key), key), *(part.get(key) for part in parts),
-                         least.get((task, key))))
+    for task in summary['shuffled']:
+        names = HEADLINES[kind_of(task)]
+        for key in sorted(summary[task], key=lambda k: (k not in names, k)):
+            parts = (summary[task], *(summary[bound][task] for bound in ('shuffled', 'chance', 'ceiling')))
+            rows.append((task, names.get(key, key), *(part.get(key) for part in parts), least.get((task, key))))
     return rows
 
 
@@ -497,19 +559,19 @@ def short_complaints(quickstart):
     """Returns what is wrong with the results of the short quickstart (list of str)."""
     trained = [name for name, step in quickstart.steps.items() if step.kind == 'train']
     found = [loss_complaint(name, loss_values(quickstart.folder(name))) for name in trained]
-    files = [quickstart.work / name for name in ('summary.json', 'index.html')]
-    found += [f'{path} is missing' for path in files if not path.is_file()]
+    found += [f'{path} is missing' for path in quickstart.results() if not path.is_file()]
     return [complaint for complaint in found if complaint]
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--blip', action='store_true', help='BLIP in the place of BLIP-2')
     parser.add_argument('--short', action='store_true', help='a few steps on little data')
     args = parser.parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    quickstart = Quickstart(SHORT if args.short else FULL, Path.cwd())
+    quickstart = Quickstart(SHORT if args.short else FULL, Path.cwd(), demo=BLIP if args.blip else BLIP2)
     say(f'quickstart in {quickstart.work}, {quickstart.cores} threads')
     try:
         quickstart.run()
@@ -519,18 +581,18 @@ def main(argv=None):
     except KeyboardInterrupt:
         say('\ninterrupted: the same command goes on from here')
         return 130
-    summary = quickstart.summary()
-    path = quickstart.work / 'summary.json'
-    path.write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
-    report = subprocess.run([sys.executable, str(CHECKOUT / 'demo' / 'report.py'),
-                             '--work', quickstart.mode.work, '--data', quickstart.mode.data])
-    if report.returncode:
-        say(f'error: the page could not be written (exit status {report.returncode})')
-        return 1
+    summary, results = quickstart.summary(), quickstart.results()
+    results[0].write_text(json.dumps(summary, indent=1) + '\n', encoding='utf-8')
+    if quickstart.demo.page:
+        report = subprocess.run([sys.executable, str(CHECKOUT / 'demo' / 'report.py'),
+                                 '--work', quickstart.mode.work, '--data', quickstart.mode.data])
+        if report.returncode:
+            say(f'error: the page could not be written (exit status {report.returncode})')
+            return 1
     say('\n' + format_table(table(summary)))
     seconds = summary['seconds']
     say(f'\ninstallation {seconds["installation"]:.0f} s, run {seconds["run"]:.0f} s (this call '
-        f'{quickstart.elapsed():.0f} s)\n{path}\n{quickstart.work / "index.html"}')
+        f'{quickstart.elapsed():.0f} s)\n' + '\n'.join(map(str, results)))
     complaints = short_complaints(quickstart) if args.short else missed_floors(summary)
     for complaint in complaints:
         say(f'MISSED: {complaint}')

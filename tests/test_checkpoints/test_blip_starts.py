@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mmblip2.checkpoints import io
+from mmblip2.checkpoints.parts import build_filled, parts_from
 from mmblip2.errors import CheckpointError
+from mmblip2.registry import MODELS
 
 pytest.importorskip('transformers')
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
@@ -147,3 +149,32 @@ def test_a_file_for_matching_is_tested_without_momentum_encoders(bert, tmp_path)
         assert torch.equal(model.itm_head.classifier.weight, state['itm_head.weight'])
         assert float(model.itc_head.temperature) == pytest.approx(0.05)
         assert not report.missing
+
+
+@pytest.mark.parametrize('source', ['own', 'authors'])
+def test_a_frozen_vision_encoder_is_that_of_the_file(bert, request, source):
+    """Its momentum copy is left out: what is frozen is not followed."""
+    path, state = request.getfixturevalue(source)
+    cfg = tiny('retrieval', bert, frozen=['vision'])
+    if source == 'own':
+        cfg.model.vision.weights = str(path)
+    else:
+        cfg.model, notes = parts_from(cfg.model, str(path))
+        assert notes == ['vision: frozen, with the weights of the checkpoint']
+    model = MODELS.build(cfg.model)
+    report = io.load_partial(model, [dict(checkpoint=str(path), exclude=['vision.*'])])
+    name = 'vision.norm.weight' if source == 'own' else 'visual_encoder.norm.weight'
+    assert torch.equal(model.vision.norm.weight, state[name])
+    assert any(key.startswith('momentum.vision.') for key in report.dropped)
+    assert not hasattr(model.momentum, 'vision') and 'momentum.text_proj.weight' in report.matched
+
+
+def test_the_tokenizer_of_a_folder_is_used(bert, own, tmp_path):
+    from mmblip2.checkpoints.convert import convert
+    cfg = tiny('pre-training', bert)
+    convert(own[0], tmp_path / 'folder', 'huggingface', config=cfg)
+    cfg.model.tokenizer.path = 'elsewhere'
+    model, report, _ = build_filled(cfg.model, tmp_path / 'folder')
+    assert f'tokenizer: {tmp_path / "folder"} instead of elsewhere' in report.notes
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, own[1][key]), key

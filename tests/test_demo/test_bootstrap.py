@@ -211,6 +211,8 @@ def test_targets_run_where_they_may_write(home, checkout):
     assert f'cache_dir={home}/.pytest_cache' in command and extra == {'OMP_NUM_THREADS': '1'}
     command, cwd, _ = bootstrap.target_command('demo-short', [], python, home, checkout)
     assert command[1:] == [str(checkout / 'demo' / 'quickstart.py'), '--short'] and cwd == home
+    for target, options in (('demo', []), ('demo-blip', ['--blip']), ('demo-blip-short', ['--blip', '--short'])):
+        assert bootstrap.target_command(target, ['-x'], python, home, checkout)[0][2:] == [*options, '-x']
 
 
 def test_development_tools_are_installed_once_and_for_lint_alone(home, checkout, monkeypatch):
@@ -242,7 +244,7 @@ def test_lint_runs_both_tools_and_fails_with_either(home, checkout, monkeypatch,
 def test_unknown_target_prints_usage():
     result = subprocess.run([sys.executable, SCRIPT, 'dmeo'], capture_output=True, text=True)
     assert result.returncode == 2
-    assert 'usage: python3 demo/bootstrap.py {demo,demo-short,test,lint}' in result.stderr
+    assert 'usage: python3 demo/bootstrap.py {demo,demo-short,demo-blip,demo-blip-short,test,lint}' in result.stderr
 
 
 def test_old_python_is_told_what_is_needed():

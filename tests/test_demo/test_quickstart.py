@@ -72,7 +72,11 @@ task = pathlib.Path(sys.argv[1]).stem
 metrics = {'stage1': {'i2t/retrieval/Recall@1': 40.0, 't2i/retrieval/Recall@1': 30.0,
                       'i2t/itc/Recall@1': 20.0, 't2i/itc/Recall@1': 10.0},
            'stage2': {'caption/CIDEr': 150.0, 'caption/Bleu_4': 30.0},
-           'vqa': {'vqa/accuracy': 80.0, 'vqa/yes_no': 85.0}}[task]
+           'vqa': {'vqa/accuracy': 80.0, 'vqa/yes_no': 85.0}}
+task = {'blip_pretrain': 'stage1', 'blip_caption': 'stage2', 'blip_vqa': 'vqa'}.get(task, task)
+metrics = metrics[task]
+if 'model.candidates=None' in sys.argv:
+    metrics = {'vqa/accuracy': 70.0, 'vqa/yes_no': 75.0}
 (work / 'predictions').mkdir(parents=True)
 name, rows = {'stage1': ('retrieval', {'images': ['data/shapes/test/1.jpg'], 'texts': ['a red circle'],
                                        'text_to_image': [0], 'i2t': [{'image': 0, 'top': [[0, 1.0]]}],
@@ -101,7 +105,8 @@ def checkout(tmp_path):
     (configs / 'quickstart').mkdir(parents=True)
     (configs / '_base_').mkdir()
     (configs / '_base_' / 'runtime.py').write_text('seed = 1\n')
-    for name in ('language_model', 'vision_encoder', 'stage1', 'stage2', 'vqa'):
+    for name in ('language_model', 'vision_encoder', 'stage1', 'stage2', 'vqa', 'blip_vision_encoder', 'blip_pretrain',
+                 'blip_caption', 'blip_vqa'):
         (configs / 'quickstart' / f'{name}.py').write_text("_base_ = ['../_base_/runtime.py']\nlr = 1\n")
     shutil.copytree(ROOT / 'demo', root / 'demo')
     return root
@@ -114,11 +119,11 @@ def home(tmp_path):
     return folder
 
 
-def run(checkout, home, mode=quickstart.FULL):
+def run(checkout, home, mode=quickstart.FULL, demo=quickstart.BLIP2):
     """Runs all steps; returns the run and the command lines of the tools that were called."""
     calls = home / 'calls.txt'
     calls.unlink(missing_ok=True)
-    steps = quickstart.Quickstart(mode, home, checkout)
+    steps = quickstart.Quickstart(mode, home, checkout, demo=demo)
     try:
         steps.run()
     finally:
@@ -307,6 +312,47 @@ def test_table_lists_headlines_first_with_all_bounds(checkout, home):
     assert ('vqa', 'yes_no', 85.0, 8.5, None, None, None) in rows
     text = quickstart.format_table(rows)
     assert 'ceiling' in text.splitlines()[0] and len({len(line) for line in text.splitlines()}) == 1
+
+
+def test_blip_takes_over_the_data_and_nothing_else(checkout, home):
+    run(checkout, home)
+    _, lines = run(checkout, home, demo=quickstart.BLIP)
+    tested = [f'test_blip_{task}{suffix}' for task in ('caption', 'retrieval', 'vqa_generate', 'vqa_rank')
+              for suffix in ('', '_shuffled')]
+    assert done_by(lines) == ['blip_caption', 'blip_pretrain', 'blip_vision_encoder', 'blip_vqa', *tested]
+    assert len(lines) == 12, 'data and tokenizers are there'
+    generated = [line for line in lines if 'model.candidates=None' in line]
+    assert done_by(generated) == ['test_blip_vqa_generate', 'test_blip_vqa_generate_shuffled']
+    assert all('work_dirs/quickstart/blip_vqa/' in line for line in generated), 'of the same training as the ranked'
+    assert run(checkout, home, demo=quickstart.BLIP)[1] == [] and run(checkout, home)[1] == []
+    config = checkout / 'configs' / 'quickstart' / 'blip_caption.py'
+    config.write_text(config.read_text().replace('lr = 1', 'lr = 2'))
+    assert done_by(run(checkout, home, demo=quickstart.BLIP)[1]) == [
+        'blip_caption', 'test_blip_caption', 'test_blip_caption_shuffled']
+
+
+def test_a_row_of_blip_has_the_bounds_of_its_task(checkout, home):
+    summary = run(checkout, home, demo=quickstart.BLIP)[0].summary()
+    rows = {row[:2]: row[2:] for row in quickstart.table(summary)}
+    assert rows['vqa_rank', 'accuracy (%)'] == (80.0, 8.0, 40.0, 95.0, 65.0)
+    assert rows['vqa_generate', 'accuracy (%)'] == (70.0, 7.0, 40.0, 95.0, 65.0)
+    assert rows['retrieval', 'text to image, recall@1 (%)'] == (30.0, 3.0, 0.2, 80.0, 15.0)
+    assert rows['caption', 'CIDEr (%)'] == (150.0, 15.0, 10.0, 200.0, 120.0)
+    assert quickstart.missed_floors(summary) == []
+    summary['vqa_generate']['accuracy'] = 64.0
+    assert quickstart.missed_floors(summary) == ['vqa_generate accuracy is 64.0, its floor is 65.0']
+
+
+@pytest.mark.parametrize('short', [False, True])
+def test_main_of_blip_prints_its_table(checkout, home, short):
+    result = main(checkout, home, '--blip', *(['--short'] if short else []))
+    assert result.returncode == 0, result.stdout + result.stderr
+    work = home / 'work_dirs' / ('quickstart-short' if short else 'quickstart')
+    assert json.loads((work / 'summary_blip.json').read_text())['vqa_generate']['accuracy'] == 70.0
+    assert 'vqa_generate' in result.stdout and 'MISSED' not in result.stdout
+    assert str(work / 'summary_blip.json') in result.stdout and not (work / 'index.html').exists()
+    calls = (home / 'calls.txt').read_text().splitlines()
+    assert sum('train_cfg.max_iters' in line for line in calls) == (4 if short else 0)
 
 
 def test_losses_must_fall():

@@ -94,6 +94,8 @@ def content_of(name):
         photos = PHOTOS['test_images' if split == 'test' else 'train_images']
         return dict(data=[dict(row, image_id=photo[:-4], answers=['red'] * 10)
                           for row, photo in zip(questions(), photos)])
+    if name == 'answer_list.json':
+        return ['yes', 'no', 'two stars']
     genome = ['VG_100K/1.jpg', 'VG_100K_2/2.jpg']
     return {'vg_caption.json': lavis(genome, caption='a star'),
             'vg_qa.json': lavis(genome, question='what is it?', answer='a star', dataset='vg'),

@@ -122,6 +122,8 @@ class BlipRepresentation(Representation):
                                if getattr(self, name, None) is None)
         if queue_size is None:
             self.droppable += _QUEUES
+        else:  # a frozen part is not followed
+            self.droppable += tuple(f'momentum.{name}.*' for name in self._frozen)
 
     def _build_momentum(self, momentum, queue_size, embed_dim):
         if not isinstance(queue_size, int) or queue_size < 1:
