@@ -29,6 +29,7 @@ FIELDS = {
     'answer_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
     'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
     'image_labels': Field('float tensor (N,)', 'SceneLabels', 'VisionPretraining'),
+    'replaced': Field('list[str]', 'WebShards: bad samples in the place of which this one is', 'BadSamplesHook'),
     'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers', 'their callers'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
 }
@@ -63,6 +64,7 @@ class DataSample(BaseDataElement):
     answer_type   str                 COCOVQA, GQA                   VQA metrics
     patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining
     image_labels  float (N,)          SceneLabels                    VisionPretraining
+    replaced      list[str]           WebShards, bad samples         BadSamplesHook
     pred_score    float32 (N,)        retrieval inferencers          their callers
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics
     ============= =================== ============================== ===============================

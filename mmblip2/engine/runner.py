@@ -25,6 +25,7 @@ from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
+from .bad_samples import BadSamplesHook
 from .ema import EMAHook
 from .loops import EpochBasedTrainLoop
 from .preempt import PreemptHook, ValidationLeft, outlasts_term
@@ -53,6 +54,7 @@ class Runner(_Runner):
     - several processes work on CPU (gloo);
     - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
     - a parameter schedule without ``end`` ends with the training;
+    - bad samples that a data set replaced are counted (``BadSamplesHook``);
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
     - the console starts with about a dozen lines, the log file has everything.
     """
@@ -121,7 +123,7 @@ class Runner(_Runner):
             log_to_file_only(self.logger, f'Config:\n{self.cfg.pretty_text if self._config else ""}')
 
     def register_default_hooks(self, hooks=None):
-        ours = dict(finite_loss=dict(type='FiniteLossHook'),
+        ours = dict(finite_loss=dict(type='FiniteLossHook'), bad_samples=dict(type='BadSamplesHook'),
                     history=dict(type='ShortHistoryHook', length=_HISTORY), preempt=dict(type='PreemptHook'))
         merged = {**ours, **(hooks or {})}
         super().register_default_hooks({name: hook for name, hook in merged.items()
@@ -421,6 +423,9 @@ class Runner(_Runner):
             meta (dict | None): 'epoch' and 'iter' to resume at; default: after the current one.
             by_epoch (bool): Whether the default is counted at the end of an epoch.
         """
+        for hook in self.hooks:
+            if isinstance(hook, BadSamplesHook):
+                hook.gather(self)
         states = gather_objects(get_random_state())
         if not is_main_process():
             return

@@ -22,9 +22,10 @@ TOP_LEVEL = (
     'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg',
     'activation_checkpointing')
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
-                  'finite_loss', 'history', 'preempt')
+                  'finite_loss', 'history', 'preempt', 'bad_samples')
 _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
                   'worker_init_fn')
+_MIXING_SAMPLERS = ('SeekableInfiniteSampler', 'SeekableSampler')
 _BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow',
                      'ClearMLVisBackend': 'clearml', 'NeptuneVisBackend': 'neptune', 'DVCLiveVisBackend': 'dvclive',
                      'AimVisBackend': 'aim'}
@@ -437,16 +438,28 @@ class _Checker:
         elif isinstance(loader.get('collate_fn'), str):
             self.add(f'{path}.collate_fn', f'expected dict(type={loader["collate_fn"]!r}), got the text')
         self.dataset(loader.get('dataset'), f'{path}.dataset', root)
+        self.mix(loader, path)
 
-    def dataset(self, dataset, path, root):
+    def mix(self, loader, path):
+        """The ratios of a mix are the sampler's work, which asks the outermost data set."""
+        dataset, sampler = _dict(loader.get('dataset')), _dict(loader.get('sampler')).get('type')
+        if dataset.get('type') == 'MixedDataset' and sampler not in _MIXING_SAMPLERS and isinstance(sampler, str):
+            self.add(f'{path}.sampler', f'{sampler} knows nothing of the ratios of MixedDataset; use '
+                                        f'{" or ".join(_MIXING_SAMPLERS)}')
+
+    def dataset(self, dataset, path, root, around='MixedDataset'):
         self.item(dataset, path, root.DATASETS)
         if not isinstance(dataset, dict):
             return
+        if dataset.get('type') == 'MixedDataset' and around != 'MixedDataset':
+            self.add(path, f'the ratios of a MixedDataset inside of {around} would be lost; make it the outermost data '
+                           'set')
+        kind = str(dataset.get('type'))
         for where, item in self.entries(dataset.get('pipeline'), f'{path}.pipeline', always_list=True):
             self.item(item, where, root.TRANSFORMS)
-        self.dataset(dataset.get('dataset'), f'{path}.dataset', root)
+        self.dataset(dataset.get('dataset'), f'{path}.dataset', root, kind)
         for where, item in self.entries(dataset.get('datasets'), f'{path}.datasets', always_list=True):
-            self.dataset(item, where, root)
+            self.dataset(item, where, root, kind)
 
     def _train_loop(self):
         train_cfg = self.cfg.get('train_cfg') or {}
