@@ -30,6 +30,7 @@ FIELDS = {
     'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
     'image_labels': Field('float tensor (N,)', 'SceneLabels', 'VisionPretraining'),
     'replaced': Field('list[str]', 'WebShards: bad samples in the place of which this one is', 'BadSamplesHook'),
+    'stream_at': Field('tuple[int, int]', 'WebStream: worker, and its shard', 'SeekIterLoop'),
     'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers', 'their callers'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
 }
@@ -65,6 +66,7 @@ class DataSample(BaseDataElement):
     patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining
     image_labels  float (N,)          SceneLabels                    VisionPretraining
     replaced      list[str]           WebShards, bad samples         BadSamplesHook
+    stream_at     tuple[int, int]     WebStream, worker and shard    SeekIterLoop
     pred_score    float32 (N,)        retrieval inferencers          their callers
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics
     ============= =================== ============================== ===============================

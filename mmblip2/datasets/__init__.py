@@ -10,9 +10,10 @@ from .scene_labels import SceneLabels
 from .text_corpus import TextCorpus
 from .vqa import COCOVQA
 from .web_shards import WebShards
+from .web_stream import WebStream
 
 __all__ = [
     'AOKVQA', 'COCOCaption', 'COCORetrieval', 'COCOVQA', 'Draw', 'Flickr30kCaption', 'Flickr30kRetrieval', 'GQA',
     'ImageTextPairs', 'MixedDataset', 'NoCaps', 'SceneLabels', 'SeekableInfiniteSampler', 'SeekableSampler',
-    'TextCorpus', 'TextVQA', 'VisualGenomeCaption', 'VisualGenomeQA', 'WebShards'
+    'TextCorpus', 'TextVQA', 'VisualGenomeCaption', 'VisualGenomeQA', 'WebShards', 'WebStream'
 ]

@@ -20,6 +20,7 @@ from .. import __version__
 from ..checkpoints import io
 from ..checkpoints.parts import parts_from
 from ..compat import log_to_file_only, quiet_console
+from ..datasets.web_stream import StreamLoader, is_stream
 from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
@@ -27,6 +28,7 @@ from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
 from .bad_samples import BadSamplesHook
 from .ema import EMAHook
+from .iter_loop import SeekIterLoop
 from .loops import EpochBasedTrainLoop
 from .preempt import PreemptHook, ValidationLeft, outlasts_term
 from .random_state import get_random_state, random_state_kept, set_random_state
@@ -161,7 +163,10 @@ class Runner(_Runner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if isinstance(dataloader, dict) and is_stream(dataloader.get('dataset')):
+            loader = StreamLoader(dataloader, seed)
+        else:
+            loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if loader.num_workers:
             outlasts_term(loader)
         return loader
@@ -263,8 +268,9 @@ class Runner(_Runner):
             loader = self.train_dataloader
             window = self.accumulation_window
             batch = loader.batch_size * self.world_size * window
+            size = loader.dataset.describe() if isinstance(loader, StreamLoader) else f'{len(loader.dataset)} samples'
             lines.append(f'batch {batch} = {loader.batch_size} x {self.world_size} processes x {window} '
-                         f'accumulated; {len(loader.dataset)} samples, {self.max_iters} iterations')
+                         f'accumulated; {size}, {self.max_iters} iterations')
         size = _image_size(self.cfg.get('model'))
         if size:
             lines.append(f'image size {size}')
@@ -426,6 +432,8 @@ class Runner(_Runner):
         for hook in self.hooks:
             if isinstance(hook, BadSamplesHook):
                 hook.gather(self)
+        if isinstance(self._train_loop, SeekIterLoop):
+            self._train_loop.gather_position()
         states = gather_objects(get_random_state())
         if not is_main_process():
             return

@@ -416,6 +416,7 @@ class _Checker:
                 self.add(f'{path}.generation.{place}', problem)
 
     def dataloader(self, loader, path, root):
+        from ..datasets.web_stream import is_stream
         if not isinstance(loader, dict):
             return
         import torch
@@ -427,7 +428,9 @@ class _Checker:
             self.add(path, 'has no dataset')
         if 'batch_size' not in loader and 'batch_sampler' not in loader:
             self.add(path, 'has no batch_size')
-        if 'sampler' not in loader:
+        if is_stream(loader.get('dataset')):
+            self.stream(loader, path)
+        elif 'sampler' not in loader:
             self.add(path, "has no sampler; use dict(type='SeekableInfiniteSampler') for training by "
                            "iterations, dict(type='DefaultSampler', shuffle=False) for evaluation")
         for key in ('sampler', 'batch_sampler'):
@@ -439,6 +442,17 @@ class _Checker:
             self.add(f'{path}.collate_fn', f'expected dict(type={loader["collate_fn"]!r}), got the text')
         self.dataset(loader.get('dataset'), f'{path}.dataset', root)
         self.mix(loader, path)
+
+    def stream(self, loader, path):
+        """What a stream cannot do."""
+        from ..datasets.web_stream import WITHOUT_PACKAGE
+        if loader.get('sampler') or loader.get('batch_sampler'):
+            self.add(f'{path}.sampler', 'a stream comes in its own order; leave sampler out')
+        if path != 'train_dataloader' or self._train_loop() != 'SeekIterLoop':
+            self.add(f'{path}.dataset', 'a stream is for training by iterations (train_cfg=dict(max_iters=...)); use '
+                                        'WebShards')
+        if loader['dataset'].get('type') == 'WebStream' and find_spec('webdataset') is None:
+            self.add(f'{path}.dataset', WITHOUT_PACKAGE)
 
     def mix(self, loader, path):
         """The ratios of a mix are the sampler's work, which asks the outermost data set."""
