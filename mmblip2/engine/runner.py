@@ -351,6 +351,10 @@ class Runner(_Runner):
         if meta.get('seed') != self.seed:
             self.logger.warning(f'the seed is {self.seed}, it was {meta.get("seed")} in {filename}: the '
                                 'order of the data will differ; set randomness.seed')
+        before, now = meta.get('num_samples'), self._num_samples()
+        if None not in (before, now) and before != now:
+            self.logger.warning(f'{filename}: the training data had {before} samples, now there are {now}: they come '
+                                'in another order, so that some come again or are left out')
         self._load_message_hub(checkpoint['message_hub'])
         self.optim_wrapper.load_state_dict(
             _by_index(checkpoint['optimizer'], self.bare_model, self.optim_wrapper, filename))
@@ -404,6 +408,11 @@ class Runner(_Runner):
         loader = getattr(self._train_loop, 'dataloader', None)
         return (getattr(loader, 'batch_size', None) or 0) * self.world_size
 
+    def _num_samples(self):
+        """Samples of the training data; None of a stream."""
+        dataset = getattr(getattr(self._train_loop, 'dataloader', None), 'dataset', None)
+        return len(dataset) if hasattr(dataset, '__len__') else None
+
     def restore_random_state(self):
         """Set the generators to what the resumed checkpoint has; once, and nothing without a resume."""
         if self._random_state is not None:
@@ -449,6 +458,7 @@ class Runner(_Runner):
         if isinstance(self._train_loop, EpochBasedTrainLoop):
             position['iters_in_epoch'] = position['iter'] - position['epoch'] * len(self.train_dataloader)
         position['samples_per_iter'] = self._samples_per_iter()
+        position['num_samples'] = self._num_samples()
         checkpoint = dict(
             format=io.FORMAT,
             meta=dict(mmblip2_version=__version__, config=self._config, seed=self.seed,

@@ -1,19 +1,23 @@
 """A mix draws by ratio, exactly over a window, and goes through each source in that source's own epochs."""
+import re
 import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader, IterableDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
 from tar_shards import write_shards
+from toy_parts import toy_config
 
 from mmblip2.datasets import MixedDataset, SeekableInfiniteSampler, SeekableSampler, TextCorpus, WebShards, samplers
 from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
+from mmblip2.utils.config_check import check_config
 
 
 @pytest.fixture
@@ -132,3 +136,24 @@ def test_a_stream_cannot_be_mixed_by_number(sources):
     with DefaultScope.overwrite_default_scope('mmblip2'), pytest.raises(
             ConfigError, match='cannot mix Stream.*use WebShards'):
         MixedDataset([sources[0], dict(type='TestStreamOfMix')], (1, 1))
+
+
+@pytest.mark.parametrize('sampler, around, message', [
+    ('SeekableInfiniteSampler', None, None),
+    ('DefaultSampler', None, 'train_dataloader.sampler: DefaultSampler knows nothing of the ratios of MixedDataset; '
+                             'use SeekableInfiniteSampler or SeekableSampler'),
+    ('SeekableInfiniteSampler', 'RepeatDataset', 'train_dataloader.dataset.dataset: the ratios of a MixedDataset '
+                                                 'inside of RepeatDataset would be lost; make it the outermost'),
+])
+def test_ratios_that_would_be_lost_are_found_in_the_config(tmp_path, sampler, around, message):
+    cfg = toy_config(tmp_path)
+    part = dict(type='TextCorpus', ann_file='x.txt')
+    inner = dict(type='MixedDataset', datasets=[part], ratios=[1])
+    mix = dict(type='MixedDataset', datasets=[part, inner], ratios=(1, 2))
+    cfg['train_dataloader'].update(sampler=dict(type=sampler),
+                                   dataset=dict(type=around, times=2, dataset=mix) if around else mix)
+    if message is None:
+        check_config(Config(cfg))
+    else:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            check_config(Config(cfg))

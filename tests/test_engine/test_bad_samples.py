@@ -109,3 +109,12 @@ def test_a_resume_counts_and_lists_on(folder, tmp_path):
     run.train()
     assert listed(tmp_path / 'a') == listed(tmp_path / 'b')
     assert run.message_hub.runtime_info['bad_samples'] == len(listed(tmp_path / 'a'))
+
+
+def test_a_resume_with_other_shards_is_warned_of(folder, tmp_path):
+    write_shards(tmp_path / 'data', (6, 5))
+    runner(tmp_path / 'data', tmp_path / 'work', max_iters=2).train()
+    write_shards(tmp_path / 'data', (6, 5, 9))
+    runner(tmp_path / 'data', tmp_path / 'work', max_iters=3, resume=True).train()
+    logs = ''.join(path.read_text() for path in tmp_path.glob('work/*/*.log'))
+    assert 'iter_2.pth: the training data had 11 samples, now there are 20: they come in another order' in logs
