@@ -410,7 +410,7 @@ class Runner(_Runner):
 
     def _num_samples(self):
         """Samples of the training data; None of a stream."""
-        dataset = getattr(getattr(self._train_loop, 'dataloader', None), 'dataset', None)
+        dataset: Any = getattr(getattr(self._train_loop, 'dataloader', None), 'dataset', None)
         return len(dataset) if hasattr(dataset, '__len__') else None
 
     def restore_random_state(self):
