@@ -87,7 +87,8 @@ class CaptionKeys:
     Args:
         image_key (Sequence[str]): Endings of images; the first that a sample has is taken.
         caption_key (str | Sequence[str]): ``'txt'``: a text. ``'json.FIELD'``: a text or a list of texts in a JSON
-            object, or the JSON itself where that is a text or a list of texts. All that are there count.
+            object, or the JSON itself where that is a text or a list of texts. All that are there count, but a text
+            that an earlier key had.
         max_captions (int, optional): Only so many of them, from the first on.
     """
 
@@ -117,7 +118,7 @@ class CaptionKeys:
             content (Callable): From an ending to bytes.
 
         Returns:
-            tuple[list[str], int | str | None]: Different captions in their order; the id in its JSON, or None.
+            tuple[list[str], int | str | None]: Captions in their order; the id in its JSON, or None.
 
         Raises:
             DataError: No caption, an empty one only, or something that is no text or JSON.
@@ -142,8 +143,9 @@ class CaptionKeys:
             texts = [value] if isinstance(value, str) else value
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise DataError(f'its {key} is {describe(value)}: expected a text or a list of texts (caption_key)')
-            captions += [text for text in texts if not is_empty(text)]
-        captions = list(dict.fromkeys(captions))[:self.max_captions]
+            before = set(captions)
+            captions += [text for text in texts if not is_empty(text) and text not in before]
+        captions = captions[:self.max_captions]
         if not captions:
             raise DataError(f'it has no caption, or an empty one: its members are {sorted(members)}, caption_key is '
                             f'{self.caption_keys}')

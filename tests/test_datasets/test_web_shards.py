@@ -127,7 +127,7 @@ def rows(folder, members, **kwargs):
     (dict(txt=b' a cat \n'), ['a cat']),
     (dict(txt='\ufeffein Kätzchen'.encode()), ['ein Kätzchen']),
     (dict(json=b'{"caption": "a dog", "url": "x"}'), ['a dog']),
-    (dict(json=b'{"caption": ["a", "b", "", "a"]}'), ['a', 'b']),
+    (dict(json=b'{"caption": ["a", "b", "", "a"]}', txt=b'b'), ['a', 'b', 'a']),
     (dict(json=b'["a", "b"]'), ['a', 'b']),
     (dict(json=b'{"caption": "a dog"}', txt=b'a dog'), ['a dog']),
     (dict(json=b'{"url": "x"}', txt=b'a dog'), ['a dog']),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmblip2.datasets import WebShards
+from mmblip2.datasets import COCORetrieval, WebShards
 from mmblip2.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,15 @@ def test_shards_hold_the_files_all_captions_and_ids(config, tmp_path, capsys):
         assert read_member(row['img_path']) == (tmp_path / f'{i}.{("jpg", "PNG")[i % 2]}').read_bytes()
     assert sorted(path.name for path in out.iterdir()) == sorted(
         ['shards.json', *(f'0000{i}.tar{end}' for i in range(3) for end in ('', '.index'))])
+
+
+def test_evaluation_on_shards_is_that_on_files(config, tmp_path):
+    call(config, '--out', tmp_path / 'out', '--samples', 3)
+    pipeline = [dict(type='LoadImage'), dict(type='CleanCaption'), dict(type='PackInputs')]
+    files = COCORetrieval('a.json', data_root=str(tmp_path), test_mode=True, pipeline=pipeline)
+    shards = WebShards('*.tar', data_root=str(tmp_path / 'out'), test_mode=True, pipeline=pipeline)
+    assert (shards.texts, shards.text_to_image) == (files.texts, files.text_to_image) and len(shards.texts) == 14
+    assert all((shards[i]['inputs'] == files[i]['inputs']).all() for i in range(7))
 
 
 def test_a_second_call_makes_what_is_missing_and_the_same(config, tmp_path, capsys, monkeypatch):

@@ -78,7 +78,7 @@ def images_of(dataset):
     """Images with their captions, in the order of the rows.
 
     Returns:
-        list[tuple[str, int | str, list[str]]]: Path, id and different captions of each.
+        list[tuple[str, int | str, list[str]]]: Path, id and captions of each.
 
     Raises:
         DataError: Rows without image or caption, or an image that WebShards does not look for.
@@ -94,9 +94,9 @@ def images_of(dataset):
         ending = row['img_path'].rpartition('.')[2].lower()
         if ending not in ENDINGS:
             raise DataError(f'{row["img_path"]} does not end with one of {", ".join(ENDINGS)}: convert it first')
-        _, captions = found.setdefault(row['img_path'], (row['image_id'], {}))
-        captions.update(dict.fromkeys([texts] if isinstance(texts, str) else texts))
-    return [(path, image_id, list(captions)) for path, (image_id, captions) in found.items()]
+        _, captions = found.setdefault(row['img_path'], (row['image_id'], []))
+        captions += [texts] if isinstance(texts, str) else texts
+    return [(path, image_id, captions) for path, (image_id, captions) in found.items()]
 
 
 def check_plan(out, plan):
