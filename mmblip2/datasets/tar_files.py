@@ -83,7 +83,17 @@ def open_tar(path):
     return _opened(str(path), stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=128)
+def _most_open():
+    """Tars that stay open: enough for some sources of 64 shards each, where the system allows as many files."""
+    try:
+        import resource
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except ImportError:
+        return 100
+    return 400 if allowed < 0 else min(400, allowed // 2)
+
+
+@functools.lru_cache(maxsize=_most_open())
 def _opened(path, size, mtime):  # size and time: a tar that was changed is opened again
     return TarFile(path)
 

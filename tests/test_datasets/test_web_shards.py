@@ -62,6 +62,8 @@ def test_every_sample_comes_once_an_epoch(folder, group):
     assert all(sorted(epoch) == list(range(31)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
     assert draws(dataset, 31, seed=4) != epochs[0]
+    first = [list(dict.fromkeys(np.searchsorted(np.cumsum(SIZES), epoch, 'right').tolist())) for epoch in epochs]
+    assert group > 1 or first[0] != first[1] != first[2], 'the shards, too, are in another order'
 
 
 def test_few_shards_are_in_use_at_a_time(folder):

@@ -104,7 +104,7 @@ def test_a_resume_counts_and_lists_on(folder, tmp_path):
     for path in tmp_path.glob('b/iter_10.pth'):  # as if it had been killed after its checkpoint at 8
         path.unlink()
     with open(tmp_path / 'b' / 'bad_samples.jsonl', 'a') as file:
-        file.write('{"iter": 11, "sam')
+        file.write('{"iter": 9, "sample": "of the time after the checkpoint"}\n{"iter": 11, "sam')
     run = runner(folder, tmp_path / 'b', resume=True)
     run.train()
     assert listed(tmp_path / 'a') == listed(tmp_path / 'b')
