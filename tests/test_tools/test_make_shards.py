@@ -3,6 +3,7 @@ that look at data sets look into shards."""
 import importlib.util
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -167,3 +168,24 @@ def test_verify_and_browse_look_into_shards(tmp_path, capsys):
     browse.main([str(config), '--out', str(tmp_path / 'x.html'), '-n', '4'])
     page = (tmp_path / 'x.html').read_text()
     assert page.count('<img') == 8 and '.tar/0000' in page and os.path.getsize(tmp_path / 'x.html') > 1000
+
+
+def test_the_page_says_what_the_defaults_are():
+    import inspect
+
+    from mmblip2.datasets import MixedDataset, WebStream
+    from mmblip2.engine.bad_samples import BadSamplesHook
+    text = (ROOT / 'docs' / 'web_data.md').read_text(encoding='utf-8')
+
+    def default(kind, name):
+        return inspect.signature(kind).parameters[name].default
+
+    assert f'`shuffle_shards={default(WebShards, "shuffle_shards")}`' in text
+    assert f'| `{default(WebShards, "caption_key")}`, the default |' in text
+    assert f'window={default(MixedDataset, "window")})' in text and 'Of every 1,000 draws' in text
+    assert f'{default(BadSamplesHook, "max_bad")} by default' in text
+    for kind in (WebShards, MixedDataset, WebStream):
+        named = re.findall(rf"type='{kind.__name__}',(.*?)\)\)?\n", text, re.DOTALL)
+        assert named
+        for name in re.findall(r'(\w+)=', ''.join(named)):
+            assert name in inspect.signature(kind).parameters or name in ('data_root', 'pipeline'), name
