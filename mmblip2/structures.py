@@ -37,6 +37,8 @@ FIELDS = {
     'gt_label': Field('int, 0 or 1', 'NLVR2', 'BlipNLVR, mode "loss"; NLVRAccuracy'),
     'pred_label': Field('int', 'BlipNLVR, mode "predict"', 'NLVRAccuracy'),
     'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers; BlipNLVR (probabilities)', 'their callers'),
+    'replaced': Field('list[str]', 'WebShards: bad samples in the place of which this one is', 'BadSamplesHook'),
+    'stream_at': Field('tuple[int, int]', 'WebStream: worker, and its shard', 'SeekIterLoop'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
 }
 
@@ -80,6 +82,8 @@ class DataSample(BaseDataElement):
     pred_label    int                 BlipNLVR, mode 'predict'       NLVRAccuracy
     pred_score    float32 (N,)        retrieval inferencers;         their callers
                                       BlipNLVR (probabilities)
+    replaced      list[str]           WebShards, bad samples         BadSamplesHook
+    stream_at     tuple[int, int]     WebStream, worker and shard    SeekIterLoop
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics
     ============= =================== ============================== ===============================
     """

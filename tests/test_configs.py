@@ -19,6 +19,7 @@ CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' n
 STAGE_1, STAGE_2 = (1e-4, 1e-5, 2000, 0.98, None), (1e-4, 5e-5, 2000, 0.98, None)
 RECIPES = {
     'blip2_vit-g_stage1': (STAGE_1, (1680, 250000, 224)),
+    'blip2_vit-g_stage1-shards': (STAGE_1, (1680, 250000, 224)),
     'blip2_vit-l_stage1': (STAGE_1, (2320, 250000, 224)),
     'blip2-opt2.7b_stage2': (STAGE_2, (1920, 80000, 224)),
     'blip2-opt6.7b_stage2': (STAGE_2, (1920, 80000, 224)),

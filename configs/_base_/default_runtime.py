@@ -6,6 +6,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1000, max_keep_ckpts=1),
+    bad_samples=dict(type='BadSamplesHook', max_bad=0.001),  # of web shards, where bad samples are replaced
     sampler_seed=dict(type='DistSamplerSeedHook'))
 
 env_cfg = dict(

@@ -9,40 +9,10 @@ from .caption_file import read_captions
 from .transforms.text import CleanCaption
 
 
-@DATASETS.register_module()
-class COCORetrieval(ImageTextDataset):
-    """Images and their captions, any number for each image; file layouts and ids as in ``COCOCaption``.
-
-    Training rows: one a caption, with ``text`` (str). Test mode: one row an image with ``texts`` (list[str]).
-
-    Args:
-        ann_file (str): Caption file, see ``COCOCaption``.
-        split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
-        **kwargs: See ``ImageTextDataset``.
-
-    Raises:
-        DataError: See ``ImageTextDataset`` and ``read_captions``.
-    """
+class TextGallery(ImageTextDataset):
+    """Base of data sets whose rows in test mode have ``texts``: all texts together. Arguments: its base's."""
 
     _gallery_cache: tuple[list[str], list[int]] | None = None
-
-    def __init__(self, ann_file, split=None, **kwargs):
-        self.split = split
-        super().__init__(ann_file=ann_file, **kwargs)
-
-    def load_data_list(self):
-        """Returns:
-            list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
-        """
-        images = read_captions(self.ann_file, self.data_prefix['img_path'], split=self.split)
-        if not self.test_mode:
-            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
-                    for image in images for caption in image.captions]
-        without = sum(not image.captions for image in images)
-        if without:
-            self._warn(f'{without} of {len(images)} images have no caption: left out of the gallery')
-        return [dict(image_id=image.image_id, img_path=self.image_path(image.image), texts=image.captions)
-                for image in images if image.captions]
 
     @property
     def texts(self):
@@ -57,7 +27,7 @@ class COCORetrieval(ImageTextDataset):
     @force_full_init
     def _gallery(self):
         if not self.test_mode:
-            raise DataError('COCORetrieval has a gallery of texts in test mode only: set test_mode=True')
+            raise DataError(f'{type(self).__name__} has a gallery of texts in test mode only: set test_mode=True')
         if self._gallery_cache is None:
             cleaners = [step for step in self.pipeline.transforms if isinstance(step, CleanCaption)]
             texts: list[str] = []
@@ -81,6 +51,40 @@ class COCORetrieval(ImageTextDataset):
         subset = super().get_subset(indices)
         subset._gallery_cache = None
         return subset
+
+
+@DATASETS.register_module()
+class COCORetrieval(TextGallery):
+    """Images and their captions, any number for each image; file layouts and ids as in ``COCOCaption``.
+
+    Training rows: one a caption, with ``text`` (str). Test mode: one row an image with ``texts`` (list[str]).
+
+    Args:
+        ann_file (str): Caption file, see ``COCOCaption``.
+        split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
+        **kwargs: See ``ImageTextDataset``.
+
+    Raises:
+        DataError: See ``ImageTextDataset`` and ``read_captions``.
+    """
+
+    def __init__(self, ann_file, split=None, **kwargs):
+        self.split = split
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self):
+        """Returns:
+            list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
+        """
+        images = read_captions(self.ann_file, self.data_prefix['img_path'], split=self.split)
+        if not self.test_mode:
+            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
+                    for image in images for caption in image.captions]
+        without = sum(not image.captions for image in images)
+        if without:
+            self._warn(f'{without} of {len(images)} images have no caption: left out of the gallery')
+        return [dict(image_id=image.image_id, img_path=self.image_path(image.image), texts=image.captions)
+                for image in images if image.captions]
 
 
 @DATASETS.register_module()

@@ -51,6 +51,31 @@ def epoch_order(size, shuffle, seed, epoch):
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
 
 
+class EpochOrders:
+    """Endless order of ``size`` samples: element k is element ``k % size`` of the order of epoch ``k // size``."""
+
+    def __init__(self, size, shuffle, seed):
+        self.size, self.shuffle, self.seed = size, shuffle, seed
+        self._epoch = None
+
+    def __getitem__(self, k):
+        epoch, offset = divmod(k, self.size)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, epoch_order(self.size, self.shuffle, self.seed, epoch)
+        return int(self._order[offset])
+
+
+def endless_order(dataset, shuffle, seed):
+    """The order in which a data set is drawn: its own ``endless_order(shuffle, seed)`` if it has one, or else
+    permutations.
+
+    Returns:
+        Object whose element k is the index of draw k, k = 0, 1, 2, ... without end, wherever one begins.
+    """
+    own = getattr(dataset, 'endless_order', None)
+    return EpochOrders(len(dataset), shuffle, seed) if own is None else own(shuffle, seed)
+
+
 class _RankSampler(Sampler):
     """What both samplers share: the data set, the seed, the rank."""
 
@@ -66,9 +91,9 @@ class _RankSampler(Sampler):
 class SeekableInfiniteSampler(_RankSampler):
     """Endless permutations for iteration-based loops.
 
-    Global draw ``p`` is element ``p % N`` of the order of epoch ``p // N``; rank r of W yields the draws r,
-    r + W, r + 2W, ... So the data of a run do not depend on how often it was interrupted, and several ranks
-    together draw what one rank with a batch W times as large would.
+    Global draw ``p`` is element ``p % N`` of the order of epoch ``p // N`` (a data set may have an order of its own,
+    see ``endless_order``); rank r of W yields the draws r, r + W, r + 2W, ... So the data of a run do not depend on
+    how often it was interrupted, and several ranks together draw what one rank with a batch W times as large would.
 
     Args:
         dataset (Sized): The data set, N samples.
@@ -85,12 +110,9 @@ class SeekableInfiniteSampler(_RankSampler):
         self.start = consumed
 
     def __iter__(self):
-        current, pos = None, self.start + self.rank
+        order, pos = endless_order(self.dataset, self.shuffle, self.seed), self.start + self.rank
         while True:
-            epoch, offset = divmod(pos, self.size)
-            if epoch != current:
-                current, order = epoch, epoch_order(self.size, self.shuffle, self.seed, epoch)
-            yield Draw(order[offset], self.seed, pos)
+            yield Draw(order[pos], self.seed, pos)
             pos += self.world_size
 
     def __len__(self):
@@ -103,7 +125,7 @@ class SeekableInfiniteSampler(_RankSampler):
 
 @DATA_SAMPLERS.register_module()
 class SeekableSampler(_RankSampler):
-    """One permutation an epoch, for epoch-based loops; its draws are numbered over the epochs.
+    """One permutation (or a data set's own order) an epoch, for epoch-based loops; draws are numbered over the epochs.
 
     Args:
         dataset (Sized): The data set, N samples.
@@ -128,10 +150,10 @@ class SeekableSampler(_RankSampler):
         self.epoch, self.start = divmod(consumed, self.total)
 
     def __iter__(self):
-        order = epoch_order(self.size, self.shuffle, self.seed, self.epoch)
+        order = endless_order(self.dataset, self.shuffle, self.seed)
         start, self.start = self.start, 0
         for offset in range(start + self.rank, self.total, self.world_size):
-            yield Draw(order[offset % self.size], self.seed, self.epoch * self.total + offset)
+            yield Draw(order[self.epoch * self.size + offset % self.size], self.seed, self.epoch * self.total + offset)
 
     def __len__(self):
         """Draws of this rank in a whole epoch."""

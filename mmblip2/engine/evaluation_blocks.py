@@ -13,6 +13,7 @@ from typing import IO
 import torch
 
 from ..checkpoints.io import write_checkpoint
+from ..datasets.tar_files import split_path
 from ..errors import ConfigError
 
 
@@ -28,11 +29,12 @@ def digest_of(facts) -> str:
 
 
 def file_facts(paths) -> list[tuple]:
-    """Path, size and time of change of files; the path alone of what is no local file."""
+    """Path, size and time of change of files (what is in a tar: of the tar); the path alone of what is not local."""
     facts: list[tuple] = []
     for path in paths:
+        inside = split_path(path)
         try:
-            stat = os.stat(path)
+            stat = os.stat(inside[0] if inside and not os.path.isfile(path) else path)
             facts.append((path, stat.st_size, stat.st_mtime_ns))
         except (OSError, TypeError):
             facts.append((path, ))

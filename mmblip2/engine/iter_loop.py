@@ -1,8 +1,12 @@
 """Training by iterations that resumes by position."""
 from mmengine.runner import BaseLoop
 
+from ..datasets.web_stream import StreamLoader
 from ..errors import ConfigError
 from ..registry import LOOPS
+from ..utils.dist import gather_objects
+
+STREAM = 'stream_position'  # in the message hub
 
 
 @LOOPS.register_module()
@@ -12,7 +16,7 @@ class SeekIterLoop(BaseLoop):
     Args:
         runner (Runner): Ours.
         dataloader (dict | DataLoader): With an endless sampler that has ``seek(consumed)``, consumed counting
-            the samples of all processes (``SeekableInfiniteSampler``).
+            the samples of all processes (``SeekableInfiniteSampler``); or of a stream, which begins with whole shards.
         max_iters (int): Iterations in all.
         val_interval (int): Iterations between validations; there is always one at the end.
         val_begin (int): First iteration that may validate.
@@ -27,7 +31,7 @@ class SeekIterLoop(BaseLoop):
             if int(value) != value or value < 1:
                 raise ConfigError(f'train_cfg.{name} is {value}: expected a whole number from 1 on')
         sampler = self.dataloader.sampler
-        if not hasattr(sampler, 'seek'):
+        if not hasattr(sampler, 'seek') and not isinstance(self.dataloader, StreamLoader):
             raise ConfigError(f'train_dataloader.sampler {type(sampler).__name__} cannot seek, so the run '
                               'could not be resumed exactly: use '
                               "sampler=dict(type='SeekableInfiniteSampler')")
@@ -61,7 +65,11 @@ class SeekIterLoop(BaseLoop):
         """Train from the current iteration to the last one."""
         runner = self.runner
         runner.call_hook('before_train')
-        self.dataloader.sampler.seek(self._iter * self.dataloader.batch_size * runner.world_size)
+        if isinstance(self.dataloader, StreamLoader):
+            position = runner.message_hub.runtime_info.get(STREAM) if self._iter else None
+            runner.logger.info(self.dataloader.dataset.seek(self.dataloader.slots, position))
+        else:
+            self.dataloader.sampler.seek(self._iter * self.dataloader.batch_size * runner.world_size)
         batches = iter(self.dataloader)  # draws a random number, so before the state is put back
         runner.call_hook('before_train_epoch')
         runner.restore_random_state()
@@ -91,8 +99,17 @@ class SeekIterLoop(BaseLoop):
     def run_iter(self, data_batch):
         """One forward, backward and (with accumulation: maybe) update."""
         runner = self.runner
+        if isinstance(self.dataloader, StreamLoader):
+            self.dataloader.dataset.note(data_batch['data_samples'])
         runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         outputs = runner.model.train_step(data_batch, optim_wrapper=runner.optim_wrapper)
         runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
         runner.between_iterations()
+
+    def gather_position(self):
+        """Put where a stream is into the message hub, for a checkpoint; every process has to call this."""
+        if isinstance(self.dataloader, StreamLoader):
+            turns = [turns for part in gather_objects(self.dataloader.dataset.turns) for turns in part.items()]
+            position = self.dataloader.dataset.position(self.dataloader.slots, dict(turns))
+            self.runner.message_hub.update_info(STREAM, position)

@@ -20,12 +20,15 @@ from .. import __version__
 from ..checkpoints import io
 from ..checkpoints.parts import parts_from
 from ..compat import log_to_file_only, quiet_console
+from ..datasets.web_stream import StreamLoader, is_stream
 from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
+from .bad_samples import BadSamplesHook
 from .ema import EMAHook
+from .iter_loop import SeekIterLoop
 from .loops import EpochBasedTrainLoop
 from .preempt import PreemptHook, ValidationLeft, outlasts_term
 from .random_state import get_random_state, random_state_kept, set_random_state
@@ -53,6 +56,7 @@ class Runner(_Runner):
     - several processes work on CPU (gloo);
     - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
     - a parameter schedule without ``end`` ends with the training;
+    - bad samples that a data set replaced are counted (``BadSamplesHook``);
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
     - the console starts with about a dozen lines, the log file has everything.
     """
@@ -121,7 +125,7 @@ class Runner(_Runner):
             log_to_file_only(self.logger, f'Config:\n{self.cfg.pretty_text if self._config else ""}')
 
     def register_default_hooks(self, hooks=None):
-        ours = dict(finite_loss=dict(type='FiniteLossHook'),
+        ours = dict(finite_loss=dict(type='FiniteLossHook'), bad_samples=dict(type='BadSamplesHook'),
                     history=dict(type='ShortHistoryHook', length=_HISTORY), preempt=dict(type='PreemptHook'))
         merged = {**ours, **(hooks or {})}
         super().register_default_hooks({name: hook for name, hook in merged.items()
@@ -159,7 +163,10 @@ class Runner(_Runner):
 
     @staticmethod
     def build_dataloader(dataloader, seed=None, diff_rank_seed=False):
-        loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if isinstance(dataloader, dict) and is_stream(dataloader.get('dataset')):
+            loader = StreamLoader(dataloader, seed)
+        else:
+            loader = _Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         if loader.num_workers:
             outlasts_term(loader)
         return loader
@@ -261,8 +268,9 @@ class Runner(_Runner):
             loader = self.train_dataloader
             window = self.accumulation_window
             batch = loader.batch_size * self.world_size * window
+            size = loader.dataset.describe() if isinstance(loader, StreamLoader) else f'{len(loader.dataset)} samples'
             lines.append(f'batch {batch} = {loader.batch_size} x {self.world_size} processes x {window} '
-                         f'accumulated; {len(loader.dataset)} samples, {self.max_iters} iterations')
+                         f'accumulated; {size}, {self.max_iters} iterations')
         size = _image_size(self.cfg.get('model'))
         if size:
             lines.append(f'image size {size}')
@@ -345,6 +353,10 @@ class Runner(_Runner):
         if meta.get('seed') != self.seed:
             self.logger.warning(f'the seed is {self.seed}, it was {meta.get("seed")} in {filename}: the '
                                 'order of the data will differ; set randomness.seed')
+        before, now = meta.get('num_samples'), self._num_samples()
+        if None not in (before, now) and before != now:
+            self.logger.warning(f'{filename}: the training data had {before} samples, now there are {now}: they come '
+                                'in another order, so that some come again or are left out')
         self._load_message_hub(checkpoint['message_hub'])
         self.optim_wrapper.load_state_dict(
             _by_index(checkpoint['optimizer'], self.bare_model, self.optim_wrapper, filename))
@@ -398,6 +410,11 @@ class Runner(_Runner):
         loader = getattr(self._train_loop, 'dataloader', None)
         return (getattr(loader, 'batch_size', None) or 0) * self.world_size
 
+    def _num_samples(self):
+        """Samples of the training data; None of a stream."""
+        dataset: Any = getattr(getattr(self._train_loop, 'dataloader', None), 'dataset', None)
+        return len(dataset) if hasattr(dataset, '__len__') else None
+
     def restore_random_state(self):
         """Set the generators to what the resumed checkpoint has; once, and nothing without a resume."""
         if self._random_state is not None:
@@ -423,6 +440,11 @@ class Runner(_Runner):
             meta (dict | None): 'epoch' and 'iter' to resume at; default: after the current one.
             by_epoch (bool): Whether the default is counted at the end of an epoch.
         """
+        for hook in self.hooks:
+            if isinstance(hook, BadSamplesHook):
+                hook.gather(self)
+        if isinstance(self._train_loop, SeekIterLoop):
+            self._train_loop.gather_position()
         states = gather_objects(get_random_state())
         if not is_main_process():
             return
@@ -438,6 +460,7 @@ class Runner(_Runner):
         if isinstance(self._train_loop, EpochBasedTrainLoop):
             position['iters_in_epoch'] = position['iter'] - position['epoch'] * len(self.train_dataloader)
         position['samples_per_iter'] = self._samples_per_iter()
+        position['num_samples'] = self._num_samples()
         checkpoint = dict(
             format=io.FORMAT,
             meta=dict(mmblip2_version=__version__, config=self._config, seed=self.seed,

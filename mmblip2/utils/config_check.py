@@ -22,9 +22,10 @@ TOP_LEVEL = (
     'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg',
     'activation_checkpointing')
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
-                  'finite_loss', 'history', 'preempt')
+                  'finite_loss', 'history', 'preempt', 'bad_samples')
 _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
                   'worker_init_fn')
+_MIXING_SAMPLERS = ('SeekableInfiniteSampler', 'SeekableSampler')
 _BACKEND_PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow',
                      'ClearMLVisBackend': 'clearml', 'NeptuneVisBackend': 'neptune', 'DVCLiveVisBackend': 'dvclive',
                      'AimVisBackend': 'aim'}
@@ -416,6 +417,7 @@ class _Checker:
                 self.add(f'{path}.generation.{place}', problem)
 
     def dataloader(self, loader, path, root):
+        from ..datasets.web_stream import is_stream
         if not isinstance(loader, dict):
             return
         import torch
@@ -427,7 +429,9 @@ class _Checker:
             self.add(path, 'has no dataset')
         if 'batch_size' not in loader and 'batch_sampler' not in loader:
             self.add(path, 'has no batch_size')
-        if 'sampler' not in loader:
+        if is_stream(loader.get('dataset')):
+            self.stream(loader, path)
+        elif 'sampler' not in loader:
             self.add(path, "has no sampler; use dict(type='SeekableInfiniteSampler') for training by "
                            "iterations, dict(type='DefaultSampler', shuffle=False) for evaluation")
         for key in ('sampler', 'batch_sampler'):
@@ -438,15 +442,38 @@ class _Checker:
         elif isinstance(loader.get('collate_fn'), str):
             self.add(f'{path}.collate_fn', f'expected dict(type={loader["collate_fn"]!r}), got the text')
         self.dataset(loader.get('dataset'), f'{path}.dataset', root)
+        self.mix(loader, path)
 
-    def dataset(self, dataset, path, root):
+    def stream(self, loader, path):
+        """What a stream cannot do."""
+        from ..datasets.web_stream import WITHOUT_PACKAGE
+        if loader.get('sampler') or loader.get('batch_sampler'):
+            self.add(f'{path}.sampler', 'a stream comes in its own order; leave sampler out')
+        if path != 'train_dataloader' or self._train_loop() != 'SeekIterLoop':
+            self.add(f'{path}.dataset', 'a stream is for training by iterations (train_cfg=dict(max_iters=...)); use '
+                                        'WebShards')
+        if loader['dataset'].get('type') == 'WebStream' and find_spec('webdataset') is None:
+            self.add(f'{path}.dataset', WITHOUT_PACKAGE)
+
+    def mix(self, loader, path):
+        """The ratios of a mix are the sampler's work, which asks the outermost data set."""
+        dataset, sampler = _dict(loader.get('dataset')), _dict(loader.get('sampler')).get('type')
+        if dataset.get('type') == 'MixedDataset' and sampler not in _MIXING_SAMPLERS and isinstance(sampler, str):
+            self.add(f'{path}.sampler', f'{sampler} knows nothing of the ratios of MixedDataset; use '
+                                        f'{" or ".join(_MIXING_SAMPLERS)}')
+
+    def dataset(self, dataset, path, root, around='MixedDataset'):
         self.item(dataset, path, root.DATASETS)
         if not isinstance(dataset, dict):
             return
+        if dataset.get('type') == 'MixedDataset' and around != 'MixedDataset':
+            self.add(path, f'the ratios of a MixedDataset inside of {around} would be lost; make it the outermost data '
+                           'set')
+        kind = str(dataset.get('type'))
         self.pipeline(dataset.get('pipeline'), f'{path}.pipeline', root)
-        self.dataset(dataset.get('dataset'), f'{path}.dataset', root)
+        self.dataset(dataset.get('dataset'), f'{path}.dataset', root, kind)
         for where, item in self.entries(dataset.get('datasets'), f'{path}.datasets', always_list=True):
-            self.dataset(item, where, root)
+            self.dataset(item, where, root, kind)
 
     def pipeline(self, steps, path, root):
         for where, item in self.entries(steps, path, always_list=True):

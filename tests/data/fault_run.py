@@ -1,8 +1,9 @@
 """Trains a tiny stage 1, kills it again and again, and says whether the weights at the end are those of a run that was
 left alone.
 
-    python fault_run.py FOLDER WORLD WORKERS KILLS
+    python fault_run.py FOLDER WORLD WORKERS KILLS [shards]
 
+With "shards" the data are a mix of tar shards, some samples of which are bad, and of single files.
 Everything is imported once; each training is a fork of this process, so that a start costs little. Writes
 FOLDER/result.json.
 """
@@ -19,6 +20,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 from processes import finish, fork
+from tar_shards import write_shards
 
 import mmblip2.datasets
 import mmblip2.evaluation
@@ -28,7 +30,7 @@ from mmblip2.engine import Runner
 from mmblip2.engine.hooks import CheckpointHook
 from mmblip2.engine.preempt import PreemptHook
 
-ITERATIONS = 120
+ITERATIONS = 60 if 'shards' in sys.argv else 120
 TEXTS = ('two green stars above one yellow cross', 'a small red circle', 'there are three objects',
          'a large blue square left of a star')
 
@@ -46,6 +48,19 @@ def write_data(folder):
         Image.fromarray(array).save(folder / f'{number}.png')
     (folder / 'train.json').write_text(json.dumps(
         [dict(image=f'{i}.png', caption=[TEXTS[i % 4], TEXTS[(i + 1) % 4]]) for i in range(10)]))
+    texts = {i: dict(json=json.dumps(dict(caption=[TEXTS[i % 4], TEXTS[(i + 1) % 4]])).encode()) for i in range(17)}
+    write_shards(folder / 'shards', (6, 4, 7), {**texts, 3: dict(json=None), 12: dict(png=b'no image')})
+
+
+def data(folder, shards):
+    """The config of the training data."""
+    pipeline = [dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=16, crop_ratio_range=(0.5, 1.)),
+                dict(type='RandomFlip'), dict(type='CleanCaption'), dict(type='PackInputs')]
+    files = dict(type='COCORetrieval', data_root=str(folder), ann_file='train.json', pipeline=pipeline)
+    if not shards:
+        return files
+    web = dict(type='WebShards', data_root=str(folder / 'shards'), shards='*.tar', shuffle_shards=2, pipeline=pipeline)
+    return dict(type='MixedDataset', datasets=[web, files], ratios=(3, 1), window=8)
 
 
 def config(folder, work_dir, workers, world):
@@ -61,14 +76,13 @@ def config(folder, work_dir, workers, world):
         train_dataloader=dict(
             batch_size=3, num_workers=workers, collate_fn=dict(type='pseudo_collate'),
             sampler=dict(type='SeekableInfiniteSampler'),
-            dataset=dict(type='COCORetrieval', data_root=str(folder), ann_file='train.json', pipeline=[
-                dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=16, crop_ratio_range=(0.5, 1.)),
-                dict(type='RandomFlip'), dict(type='CleanCaption'), dict(type='PackInputs')])),
+            dataset=data(folder, 'shards' in sys.argv)),
         train_cfg=dict(type='SeekIterLoop', max_iters=ITERATIONS),
         optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', accumulative_counts=2,
                            clip_grad=dict(max_norm=1.), optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.05)),
         param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False)],
         default_hooks=dict(logger=dict(type='LoggerHook', interval=20),
+                           bad_samples=dict(type='BadSamplesHook', max_bad=1000),
                            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2)),
         randomness=dict(seed=3)))
 
@@ -136,7 +150,7 @@ def newest(work_dir):
 
 
 def main():
-    folder, (world, workers, kills) = Path(sys.argv[1]), map(int, sys.argv[2:])
+    folder, (world, workers, kills) = Path(sys.argv[1]), map(int, sys.argv[2:5])
     write_data(folder)
     rng = random.Random(world * 10 + workers)
     Runner.from_cfg(config(folder, folder / 'warm', 0, 1))  # imports what the forks would import again and again
@@ -159,7 +173,9 @@ def main():
     assert not any(statuses), statuses
     whole, cut = (torch.load(folder / name / 'final.pth', weights_only=True)['weights'] for name in ('whole', 'cut'))
     equal = whole.keys() == cut.keys() and all(torch.equal(whole[key], cut[key]) for key in whole)
-    (folder / 'result.json').write_text(json.dumps(dict(kills=done, reached=reached, equal=equal)))
+    bad = [[*map(json.loads, path.read_text().splitlines())] for name in ('whole', 'cut')
+           for path in folder.glob(f'{name}/bad_samples.jsonl')]
+    (folder / 'result.json').write_text(json.dumps(dict(kills=done, reached=reached, equal=equal, bad=bad)))
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tar_shards import write_shards
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 CAPTIONS = ['Two green stars above one cross.', 'There are three objects', 'a small red circle']
@@ -189,7 +190,8 @@ class _Writer:
             path.write_text('\n'.join(map(json.dumps, rows)))
 
     def web(self):
-        """Image-text pairs, one line an image."""
+        """Image-text pairs, one line an image, and such pairs in shards."""
         for name in ('cc3m', 'cc12m', 'sbu', 'laion115m'):
             images = self.images(f'{name}/images', '0/{}.jpg', 2)
             self.write(f'{name}/captions.jsonl', [dict(image=image, caption=CAPTIONS[:2]) for image in images])
+            write_shards(self.root / name / 'shards', (2, 1))

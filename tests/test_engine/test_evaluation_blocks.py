@@ -102,3 +102,10 @@ def test_digests_tell_facts_apart(tmp_path):
     before = file_facts([tmp_path / 'x', 'nowhere'])
     (tmp_path / 'x').write_text('12')
     assert file_facts([tmp_path / 'x', 'nowhere']) != before and before[1] == ('nowhere', )
+
+
+def test_a_file_in_a_tar_is_another_one_when_the_tar_is(tmp_path):
+    (tmp_path / 'x.tar').write_text('a')
+    before = file_facts([tmp_path / 'x.tar' / '1.jpg'])
+    (tmp_path / 'x.tar').write_text('ab')
+    assert len(before[0]) == 3 and file_facts([tmp_path / 'x.tar' / '1.jpg']) != before

@@ -2,6 +2,7 @@
 
 Reads the annotations of each data set of the config, then opens its images as the training does, several at a time.
 Images that are missing or broken are listed, the first on the screen and all in --out. Exit status 1 if there are any.
+Of shards (WebShards) the texts are read, too, and an index is made of those that have none.
 """
 import argparse
 import os
@@ -30,7 +31,7 @@ def parse_args(argv=None):
     return args
 
 
-def image_paths(cfg, splits):
+def images_of(cfg, splits):
     """Images of the data sets of a config.
 
     Args:
@@ -38,7 +39,7 @@ def image_paths(cfg, splits):
         splits (Sequence[str]): Of 'train', 'val', 'test'; those that the config lacks are left out.
 
     Returns:
-        dict[str, list[str]]: Name of a data set to its different images.
+        dict[str, list]: Name of a data set to its different images, paths or (WebShards, number).
 
     Raises:
         ConfigError: The config has none of the splits.
@@ -46,6 +47,7 @@ def image_paths(cfg, splits):
     """
     from mmengine.registry import DefaultScope
 
+    from mmblip2.datasets import WebShards
     from mmblip2.datasets.base import image_files
     from mmblip2.errors import ConfigError
     from mmblip2.registry import DATASETS
@@ -58,6 +60,11 @@ def image_paths(cfg, splits):
         for name, dataset in innermost_datasets(loader['dataset'], f'{split}_dataloader.dataset'):
             with DefaultScope.overwrite_default_scope('mmblip2'):
                 built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
+            if isinstance(built, WebShards):
+                built.full_init()
+                found[name] = [(built, index) for index in range(len(built))]
+                print(f'{name} (WebShards): {len(built)} samples in {len(built.shards)} shards', flush=True)
+                continue
             rows = built.load_data_list()
             found[name] = list(dict.fromkeys(path for row in rows for path in image_files(row)))
             print(f'{name} ({dataset["type"]}): {len(rows)} rows, {len(found[name])} images', flush=True)
@@ -66,25 +73,28 @@ def image_paths(cfg, splits):
     return found
 
 
-def problem_of(path):
-    """What is wrong with an image file, or None."""
+def problem_of(image):
+    """What is wrong with an image file, or a sample of shards, or None."""
     from mmblip2.datasets.transforms.image import read_image
     from mmblip2.errors import DataError
-    if not os.path.isfile(path):
-        return f'{path}: there is no such file'
+    sample = isinstance(image, tuple)
+    if not sample and not os.path.isfile(image):
+        return f'{image}: there is no such file'
     try:
-        read_image(path)
+        if sample:
+            return image[0].problem(image[1])
+        read_image(image)
     except DataError as error:
-        return f'{path}: {error}'
+        return f'{image}: {error}'
     except Exception as error:  # whatever a decoder does with a broken file, the other images are still to be opened
-        return f'{path}: {type(error).__name__}: {error}'
+        return f'{image[0].sample_name(image[1]) if sample else image}: {type(error).__name__}: {error}'
     return None
 
 
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.utils.config_check import load_config
-    found = image_paths(load_config(args.config, args.cfg_options), args.split)
+    found = images_of(load_config(args.config, args.cfg_options), args.split)
     paths = list(dict.fromkeys(path for images in found.values() for path in images))
     from rich.console import Console
     from rich.progress import track

@@ -1,6 +1,10 @@
 """Image transforms on ``results['image']``, a ``PIL.Image`` in RGB."""
+import io
 import math
 import os
+import re
+import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +12,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS
+
+from ..tar_files import read_member, split_path
 
 
 def height_width(scale):
@@ -63,7 +69,7 @@ def read_image(source):
     Pillow warns above ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million) pixels and refuses twice as many.
 
     Args:
-        source (str | Path | file): Path, or an open binary file.
+        source (str | Path | file): Path, or an open binary file. ``FOLDER/00000.tar/01.jpg`` is a member of a tar.
 
     Returns:
         PIL.Image.Image: Mode RGB.
@@ -71,14 +77,23 @@ def read_image(source):
     Raises:
         DataError: Why it cannot be read; which file it was is for the caller to say.
     """
-    if isinstance(source, (str, os.PathLike)) and os.path.isfile(source) and os.path.getsize(source) == 0:
+    size = None
+    if isinstance(source, (str, os.PathLike)):
+        if os.path.isfile(source):
+            size = os.path.getsize(source)
+        elif split_path(source):
+            content = read_member(source)
+            size, source = len(content), io.BytesIO(content)
+    if size == 0:
         raise DataError('the file is empty (0 bytes)')
     try:
         with Image.open(source) as image:
             return to_rgb(image)
     # Pillow raises all of these for broken files, depending on the format and on where the damage is.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f'{type(error).__name__}: {error}') from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error,
+            Image.DecompressionBombError) as error:
+        text = re.sub(r' <_io\.BytesIO [^>]*>', '', str(error))  # an address, another one in each process
+        raise DataError(f'{type(error).__name__}: {text}') from None
 
 
 def random_numbers(results, transform):
