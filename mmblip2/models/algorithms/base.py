@@ -170,19 +170,25 @@ class VisionLanguageModel(BaseModel):
         """Vision encoder, norm, and the Q-Former's keys and values.
 
         Args:
-            images: float (B, 3, H, W), normalised pixels.
+            images: float (B, 3, H, W), normalised pixels, or (B, P, E), what the encoder says of them.
             data_samples: Given in training, so that the features of a frozen encoder can be kept by ``img_path``.
         """
         if self._cache_room and self.training and data_samples is not None:
             patches = self._remembered_patches(images, data_samples)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
-                patches = self._see(images)  # (B, P, E)
+                patches = self.see(images)  # (B, P, E)
         patches = self.vision_norm(patches.float())
         return EncodedImages(patches, self.qformer.project_image(patches))
 
-    def _see(self, images) -> torch.Tensor:
-        """Tokens (B, P, E) of the vision encoder."""
+    def see(self, images: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, P, E) of the vision encoder; a feature cache has them already.
+
+        Args:
+            images: float (B, 3, H, W), normalised pixels; or the tokens themselves, which stay as they are.
+        """
+        if images.ndim == 3:
+            return images
         if self.vision_dtype is None:
             return self.vision(images)
         with torch.autocast(images.device.type, self.vision_dtype):
@@ -197,7 +203,7 @@ class VisionLanguageModel(BaseModel):
                               'random: take it out of the pipeline, or set vision_cache_gib=0')
         keys = [sample.img_path for sample in data_samples]
         new = [i for i, key in enumerate(keys) if key not in self._cache]
-        fresh = dict(zip(new, self._see(images[new]))) if new else {}
+        fresh = dict(zip(new, self.see(images[new]))) if new else {}
         for i, row in fresh.items():
             size = row.numel() * row.element_size()
             if size <= self._cache_room and keys[i] not in self._cache:
