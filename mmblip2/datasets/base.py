@@ -1,19 +1,17 @@
 """What all data sets share: paths, checks before the work starts, random numbers, exchanged images."""
-import hashlib
 import logging
 import os
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset, Compose
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS
 
-from .feature_cache import FeatureCache, FeatureSettings
+from .feature_cache import CachedPipeline
 from .samplers import Draw
-from .transforms.pack import pixels_of
 from .transforms.text import is_empty
 
 _FILTERS = ('missing_image', 'empty_caption')
@@ -78,9 +76,9 @@ class ImageTextDataset(BaseDataset):
             derangement over the different images; ids, texts and answers stay.
         filter_cfg (dict, optional): ``missing_image=True`` and ``empty_caption=True`` drop such rows, with a
             warning, instead of raising.
-        feature_cache (dict, optional): ``dir``, ``views``, ``dtype``, ``seed``, ``shard_mib`` of a
-            :class:`FeatureSettings`: the Runner keeps what the frozen vision encoder says of the images there, and
-            samples have it in place of pixels. Other users of the data set get pixels.
+        feature_cache (dict, optional): A :class:`mmblip2.datasets.feature_cache.FeatureSettings`: the Runner keeps
+            there what the frozen vision encoder says of the images, and samples have that in place of pixels. Other
+            users of the data set get pixels.
         **kwargs: ``indices``, ``serialize_data``, ``lazy_init``, ``metainfo`` of ``mmengine.BaseDataset``.
 
     Raises:
@@ -103,10 +101,7 @@ class ImageTextDataset(BaseDataset):
                 f'filter_cfg of {name} has unknown keys {unknown}: it may have {list(_FILTERS)}')
         self.shuffle_images = shuffle_images
         configs, pipeline = pipeline, [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
-        self.features: FeatureCache | None = None  # the Runner sets it
-        self.feature_settings = None if feature_cache is None else FeatureSettings.of(feature_cache, name)
-        if feature_cache is not None:
-            self._image_configs, self._image_steps, self._other_steps = _parts_of(configs, pipeline)
+        self.cached = None if feature_cache is None else CachedPipeline(feature_cache, configs, pipeline, name)
         super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix, pipeline=pipeline,
                          test_mode=test_mode, filter_cfg=filter_cfg, **kwargs)
 
@@ -166,80 +161,10 @@ class ImageTextDataset(BaseDataset):
             seed = int(np.random.randint(2**63))
         results['rng'] = np.random.default_rng(seed)
         results = self.draw(results, results['rng'])
-        if self.features is None:
-            packed = self.pipeline(results)
-        else:
-            results['features'] = self.features.read(results['img_path'], results['rng'])
-            packed = self._other_steps(results)
+        packed = self.cached(results) if self.cached and self.cached.cache else self.pipeline(results)
         if packed is None:  # mmengine would draw another row in silence
             raise DataError(f'a transform returned None for sample {int(idx)} of {self.source}')
         return packed
-
-    def make_feature_cache(self, facts):
-        """The cache of ``feature_settings``, as it is on the disk.
-
-        Args:
-            facts (dict): What the features depend on besides the images and their pipeline.
-
-        Returns:
-            FeatureCache: Perhaps not filled.
-
-        Raises:
-            DataError: A row has no image.
-            ConfigError: ``feature_cache.dir`` is a cache that was made from something else.
-        """
-        settings, folder = self.feature_settings, self.data_prefix['img_path']
-        paths = sorted({self.get_data_info(index).get('img_path', '') for index in range(len(self))})
-        if paths[0] == '':
-            raise DataError(f'{self.source} has rows without an image (img_path): take feature_cache out of the config '
-                            f'of {type(self).__name__}')
-        names = [os.path.relpath(path, folder) if folder and path.startswith(folder) else path for path in paths]
-        digest = hashlib.sha256()
-        for name, path in zip(names, paths):
-            stat = os.stat(path)
-            digest.update(f'{name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
-        images = dict(number=len(paths), names_sizes_times=digest.hexdigest())
-        views = dict(number=settings.views or 1, seed=settings.seed)
-        return FeatureCache(settings, dict(facts, images=images, pipeline=self._image_configs, views=views,
-                                           dtype=settings.dtype), paths, names)
-
-    def view_of(self, path, name, view):
-        """An image as the image part of the pipeline makes it.
-
-        Args:
-            path (str): The file.
-            name (str): Its random numbers depend on it,
-            view (int): on this, and on the seed of the views.
-
-        Returns:
-            tuple: uint8 (3, H, W), and whether random numbers were used.
-        """
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'little')
-        rng = np.random.default_rng((self.feature_settings.seed, view, number))
-        before = rng.bit_generator.state
-        results = self._image_steps(dict(img_path=path, rng=rng))
-        return pixels_of(results['image']), rng.bit_generator.state != before
-
-    def check_views(self, random):
-        """Refuse views that do not go with the pipeline.
-
-        Args:
-            random (bool): Whether it changes images at random.
-
-        Raises:
-            ConfigError: They do not.
-        """
-        views, name = self.feature_settings.views, type(self).__name__
-        if random and self.test_mode:
-            raise ConfigError(f'the pipeline of {name} changes images at random in test mode: an evaluation from a '
-                              'feature cache uses the image as it is; take the random transforms out')
-        if random and views is None:
-            raise ConfigError(f'the pipeline of {name} changes images at random: set feature_cache.views to the number '
-                              'of fixed versions to be kept of each image (4, for instance), or take the random '
-                              'transforms out')
-        if not random and (views or 1) > 1:
-            raise ConfigError(f'feature_cache of {name} has views={views}, but no transform changes images at random: '
-                              'all views would be equal; leave views out, or put in RandomResizedCrop or RandomFlip')
 
     def full_init(self):
         """Load, filter, cut to ``indices``, check, exchange the images, serialise."""
@@ -331,30 +256,3 @@ class ImageTextDataset(BaseDataset):
         shown = {path: paths[other] for path, other in zip(paths, derange(len(paths)))}
         for row in self.data_list:
             row['img_path'] = shown[row['img_path']]
-
-
-def _parts_of(configs, steps):
-    """The two parts of a pipeline: what makes the image, and the rest.
-
-    Args:
-        configs (Sequence): As given.
-        steps (list): The transforms that were built from them.
-
-    Returns:
-        tuple: Configs of the image part, that part, and the rest.
-
-    Raises:
-        ConfigError: A transform does not say what it is, or is not given as a config.
-    """
-    for config, step in zip(configs, steps):
-        name = type(step).__name__
-        if getattr(step, 'of_image', None) is None:
-            raise ConfigError(f'feature_cache: the transform {name} does not say whether it changes the image: give '
-                              'its class of_image = True if it does, which may then depend on nothing but the image '
-                              "and results['rng'], or False")
-        if step.of_image and not isinstance(config, dict):
-            raise ConfigError(f'feature_cache: {name} has to be in the pipeline as a config, dict(type=...), since '
-                              'what it is set to decides which cache fits')
-    image = [(dict(config), step) for config, step in zip(configs, steps) if step.of_image]
-    return ([config for config, _ in image], Compose([step for _, step in image]),
-            Compose([step for step in steps if not step.of_image]))

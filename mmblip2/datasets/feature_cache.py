@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine.dataset import Compose
 
 from mmblip2.checkpoints.io import whole_file
-from mmblip2.errors import ConfigError
+from mmblip2.errors import ConfigError, DataError
+
+from .transforms.pack import pixels_of
 
 FORMAT = 1  # raise it when the same images and settings would give other features, or other files
 INFO = 'cache.json'
@@ -67,6 +70,120 @@ class FeatureSettings(NamedTuple):
         if not isinstance(given.shard_mib, (int, float)) or not given.shard_mib > 0:
             raise ConfigError(f'{where} has shard_mib={given.shard_mib!r}: expected a size above 0, in MiB')
         return given
+
+
+class CachedPipeline:
+    """The pipeline of a data set with ``feature_cache``: its image part, which a cache stands for, and the rest.
+
+    Args:
+        config (dict): Of :class:`FeatureSettings`.
+        configs (Sequence): The transforms, as given.
+        steps (list): The transforms, built.
+        name (str): Of the data set, for messages.
+
+    Attributes:
+        cache (FeatureCache | None): The Runner sets it; without, the data set gives pixels.
+
+    Raises:
+        ConfigError: A setting is wrong, or a transform does not say whether it changes the image.
+    """
+
+    def __init__(self, config, configs: Sequence, steps: Sequence, name: str):
+        self.settings = FeatureSettings.of(config, name)
+        self.name = name
+        self.cache: FeatureCache | None = None
+        self._configs = [dict(config) for config, step in zip(configs, steps) if _is_of_image(config, step)]
+        self._image_part = Compose([step for step in steps if step.of_image])
+        self._rest = Compose([step for step in steps if not step.of_image])
+
+    def __call__(self, results):
+        """What the whole pipeline returns, with ``features`` (P, E) of the cache instead of an image."""
+        assert self.cache is not None
+        results['features'] = self.cache.read(results['img_path'], results['rng'])
+        return self._rest(results)
+
+    def open(self, dataset, facts: dict) -> 'FeatureCache':
+        """The cache as it is on the disk: perhaps not filled.
+
+        Args:
+            dataset (ImageTextDataset): The data set.
+            facts: What the features depend on besides the images and their pipeline.
+
+        Raises:
+            DataError: A row has no image.
+            ConfigError: ``dir`` is a cache that was made from something else.
+        """
+        paths = sorted({dataset.get_data_info(index).get('img_path', '') for index in range(len(dataset))})
+        if paths[0] == '':
+            raise DataError(f'{dataset.source} has rows without an image (img_path): take feature_cache out of the '
+                            f'config of {self.name}')
+        folder = dataset.data_prefix['img_path']
+        names = [os.path.relpath(path, folder) if folder and path.startswith(folder) else path for path in paths]
+        digest = hashlib.sha256()
+        for name, path in zip(names, paths):
+            stat = os.stat(path)
+            digest.update(f'{name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+        facts = dict(facts, images=dict(number=len(paths), names_sizes_times=digest.hexdigest()),
+                     pipeline=self._configs, dtype=self.settings.dtype,
+                     views=dict(number=self.settings.views or 1, seed=self.settings.seed))
+        return FeatureCache(self.settings, facts, paths, names)
+
+    def view(self, path: str, name: str, number: int) -> tuple[torch.Tensor, bool]:
+        """An image as the image part of the pipeline makes it.
+
+        Args:
+            path: The file.
+            name: Its random numbers depend on it,
+            number: on this, and on the seed of the views.
+
+        Returns:
+            tuple: uint8 (3, H, W), and whether random numbers were used.
+        """
+        of_name = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'little')
+        rng = np.random.default_rng((self.settings.seed, number, of_name))
+        before = rng.bit_generator.state
+        results = self._image_part(dict(img_path=path, rng=rng))
+        return pixels_of(results['image']), rng.bit_generator.state != before
+
+    def check_views(self, random: bool, test_mode: bool):
+        """Refuse views that do not go with the pipeline.
+
+        Args:
+            random: Whether it changes images at random.
+            test_mode: Whether the data set is for evaluation.
+
+        Raises:
+            ConfigError: They do not.
+        """
+        views = self.settings.views
+        if random and test_mode:
+            raise ConfigError(f'the pipeline of {self.name} changes images at random in test mode: an evaluation from '
+                              'a feature cache uses the image as it is; take the random transforms out')
+        if random and views is None:
+            raise ConfigError(f'the pipeline of {self.name} changes images at random: set feature_cache.views to the '
+                              'number of fixed versions to be kept of each image (4, for instance), or take the '
+                              'random transforms out')
+        if not random and (views or 1) > 1:
+            raise ConfigError(f'feature_cache of {self.name} has views={views}, but no transform changes images at '
+                              'random: all views would be equal; leave views out, or put in RandomResizedCrop or '
+                              'RandomFlip')
+
+
+def _is_of_image(config, step):
+    """Whether a transform belongs to the image part.
+
+    Raises:
+        ConfigError: It does not say so, or does and is not given as a config.
+    """
+    name = type(step).__name__
+    if getattr(step, 'of_image', None) is None:
+        raise ConfigError(f'feature_cache: the transform {name} does not say whether it changes the image: give its '
+                          'class of_image = True if it does, which may then depend on nothing but the image and '
+                          "results['rng'], or False")
+    if step.of_image and not isinstance(config, dict):
+        raise ConfigError(f'feature_cache: {name} has to be in the pipeline as a config, dict(type=...), since what '
+                          'it is set to decides which cache fits')
+    return step.of_image
 
 
 class FeatureCache:

@@ -11,6 +11,7 @@ from mmblip2.errors import ConfigError, MMBlip2Error
 from mmblip2.utils.dist import gather_objects, world
 
 from .autocast import autocast_context, resolve_dtype
+from .random_state import random_state_kept
 
 _SAY_SECONDS = 30  # between two lines of progress
 _WAIT_SECONDS = 0.2  # until another process is asked again for what it fills
@@ -34,9 +35,9 @@ def use_feature_caches(loader, model, autocast, logger, model_cfg=None):
         ConfigError: The vision encoder is not frozen, or the cache and the pipeline do not fit, or there is no room.
         CheckpointError: The disk is full.
     """
-    cached = [dataset for dataset in _innermost(loader.dataset) if getattr(dataset, 'feature_settings', None)]
+    cached = [dataset for dataset in _innermost(loader.dataset) if getattr(dataset, 'cached', None)]
     for dataset in cached:
-        if dataset.features is not None:
+        if dataset.cached.cache is not None:
             continue
         dataset.full_init()
 
@@ -47,8 +48,9 @@ def use_feature_caches(loader, model, autocast, logger, model_cfg=None):
 
         # all have seen how much room there is before anybody writes
         cache = _together(_opened, dataset, model, encode, autocast, logger, model_cfg)
-        _together(_fill, cache, dataset, encode, loader, logger)
-        dataset.features = cache
+        with random_state_kept():  # making a data loader draws a number
+            _together(_fill, cache, dataset, encode, loader, logger)
+        dataset.cached.cache = cache
     return len(cached)
 
 
@@ -78,13 +80,13 @@ def _opened(dataset, model, encode, autocast, logger, model_cfg) -> FeatureCache
     if 'vision' not in (model.frozen_parts() if hasattr(model, 'frozen_parts') else {}):
         raise ConfigError('feature_cache keeps what a frozen vision encoder says: add vision to model.frozen, or take '
                           f'feature_cache out of the config of {type(dataset).__name__}')
-    cache = dataset.make_feature_cache(_encoder_facts(model, autocast, model_cfg))
+    cache = dataset.cached.open(dataset, _encoder_facts(model, autocast, model_cfg))
     _say(logger, f'features of {len(cache.paths)} images x {cache.views} views in {cache.folder}')
     if cache.shape is None:
-        pixels, random = dataset.view_of(cache.paths[0], cache.names[0], 0)
-        dataset.check_views(random)
+        pixels, random = dataset.cached.view(cache.paths[0], cache.names[0], 0)
+        dataset.cached.check_views(random, dataset.test_mode)
         cache.create(tuple(encode([pixels])[0].shape), random)
-    dataset.check_views(cache.random)
+    dataset.cached.check_views(cache.random, dataset.test_mode)
     if cache.torn():
         _say(logger, f'{cache.torn()[0]} and perhaps others are cut off: they are made again', logging.WARNING)
     _check_room(cache, logger)
@@ -135,7 +137,7 @@ def _fill(cache, dataset, encode, loader, logger):
         while missing := cache.missing():
             first = len(missing) * rank // size
             work = _Work(cache, claims, missing[first:] + missing[:first], loader.batch_size or 1)
-            workers = DataLoader(_Views(cache, dataset), batch_sampler=work.batches(), collate_fn=list,
+            workers = DataLoader(_Views(cache, dataset.cached), batch_sampler=work.batches(), collate_fn=list,
                                  num_workers=loader.num_workers,
                                  multiprocessing_context=loader.multiprocessing_context)
             rows: list[torch.Tensor] = []
@@ -158,12 +160,12 @@ def _fill(cache, dataset, encode, loader, logger):
 class _Views(torch.utils.data.Dataset):
     """Pixels by (image, view)."""
 
-    def __init__(self, cache, dataset):
-        self.cache, self.dataset = cache, dataset
+    def __init__(self, cache, pipeline):
+        self.cache, self.pipeline = cache, pipeline
 
     def __getitem__(self, place):
         image, view = place
-        return self.dataset.view_of(self.cache.paths[image], self.cache.names[image], view)[0]
+        return self.pipeline.view(self.cache.paths[image], self.cache.names[image], view)[0]
 
 
 class _Work:

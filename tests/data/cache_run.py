@@ -68,7 +68,6 @@ def config(folder, work_dir, stage=1, task=None, image=FIXED, feature_cache=None
     cfg = training(folder, work_dir, workers, world).to_dict()
     vision, tasks = vision or dict(type='PixelTokens'), configs(Path(folder))
     cfg['model'].update(vision=vision, frozen=frozen)
-    cfg['model']['qformer'].update(dropout=0.)
     text, kind = [dict(type='CleanCaption'), dict(type='PackInputs')], 'COCORetrieval'
     if stage == 2:
         cfg['model'] = dict(tasks['vqa' if reads_text else 'caption']['model'], vision=vision,
@@ -77,6 +76,7 @@ def config(folder, work_dir, stage=1, task=None, image=FIXED, feature_cache=None
         kind = 'COCOCaption'
     if mean:
         cfg['model']['data_preprocessor'] = dict(type='ImageTextPreprocessor', mean=mean)
+    dataset['serialize_data'] = False  # mmengine collects garbage after it, which takes long
     if feature_cache:
         dataset['feature_cache'] = feature_cache
     loader = dict(cfg['train_dataloader'])
@@ -91,7 +91,7 @@ def config(folder, work_dir, stage=1, task=None, image=FIXED, feature_cache=None
             cfg.pop(name)
         test = tasks[task]
         rest = [step for step in test['dataset']['pipeline'] if step['type'] not in ('LoadImage', 'Resize')]
-        cfg.update(test_cfg=test['test_cfg'], test_evaluator=test['metric'], test_dataloader=dict(
+        cfg.update(test_cfg=test['test_cfg'], test_evaluator=[test['metric']], test_dataloader=dict(
             loader, sampler=dict(type='DefaultSampler', shuffle=False),
             dataset={**test['dataset'], 'pipeline': [*image, *rest], **dataset}))
     return Config(cfg)
@@ -142,6 +142,7 @@ def train(rank, folder, name, features, world, event=None, shard_mib=1.3e-4):
 def main():
     folder = Path(sys.argv[1])
     write_files(folder)
+    Config.pretty_text = ''  # a third of the time
     Runner.from_cfg(config(folder, folder / 'warm'))
 
     def made(name, rank):
