@@ -22,6 +22,7 @@ train_dataloader = dict(
     batch_size=3, num_workers=0, sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(type='COCORetrieval', data_root='{folder}', ann_file='train.json', pipeline=pipeline{cache}))
 train_cfg = dict(max_iters=2)
+default_hooks = dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
 test_dataloader = dict(
     batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
