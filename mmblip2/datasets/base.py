@@ -161,7 +161,8 @@ class ImageTextDataset(BaseDataset):
             seed = int(np.random.randint(2**63))
         results['rng'] = np.random.default_rng(seed)
         results = self.draw(results, results['rng'])
-        packed = self.cached(results) if self.cached and self.cached.cache else self.pipeline(results)
+        pipeline = self.pipeline if self.cached is None or self.cached.cache is None else self.cached
+        packed = pipeline(results)
         if packed is None:  # mmengine would draw another row in silence
             raise DataError(f'a transform returned None for sample {int(idx)} of {self.source}')
         return packed

@@ -110,13 +110,14 @@ class CachedPipeline:
             facts: What the features depend on besides the images and their pipeline.
 
         Raises:
-            DataError: A row has no image.
+            DataError: A row has no image, or several.
             ConfigError: ``dir`` is a cache that was made from something else.
         """
-        paths = sorted({dataset.get_data_info(index).get('img_path', '') for index in range(len(dataset))})
-        if paths[0] == '':
-            raise DataError(f'{dataset.source} has rows without an image (img_path): take feature_cache out of the '
-                            f'config of {self.name}')
+        given = {dataset.get_data_info(index).get('img_path') for index in range(len(dataset))}
+        if not all(isinstance(path, str) for path in given):
+            raise DataError(f'{dataset.source} has rows without an image, or with several (img_path): take '
+                            f'feature_cache out of the config of {self.name}')
+        paths = sorted(given)
         folder = dataset.data_prefix['img_path']
         names = [os.path.relpath(path, folder) if folder and path.startswith(folder) else path for path in paths]
         digest = hashlib.sha256()
@@ -301,8 +302,7 @@ class FeatureCache:
             CheckpointError: The disk is full or not writable.
         """
         with whole_file(self._path(shard), f'shard {shard} of the feature cache {self.folder}',
-                        f'the shards that are finished stay ({len(self) - len(self.missing())} of {len(self)}): make '
-                        'room and start again, it goes on from them') as file:
+                        'the shards that are finished stay: make room and start again, it goes on from them') as file:
             file.write(features.contiguous().flatten().view(torch.uint8).numpy().data)
 
     @contextlib.contextmanager

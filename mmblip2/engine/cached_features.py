@@ -44,7 +44,7 @@ def use_feature_caches(loader, model, autocast, logger, model_cfg=None):
         def encode(pixels):
             """Tokens (B, P, E) of uint8 images (3, H, W)."""
             with torch.no_grad(), autocast_context(autocast):
-                return model.see(model.data_preprocessor(dict(inputs=pixels), False)['images'])
+                return model._see(model.data_preprocessor(dict(inputs=pixels), False)['images'])
 
         # all have seen how much room there is before anybody writes
         cache = _together(_opened, dataset, model, encode, autocast, logger, model_cfg)
@@ -133,6 +133,8 @@ def _fill(cache, dataset, encode, loader, logger):
     rank, size = world()
     said = started = time.monotonic()
     at_first = len(cache.missing())
+    if not at_first:
+        return  # it may be on a disk that is read-only
     with cache.claims() as claims:
         while missing := cache.missing():
             first = len(missing) * rank // size

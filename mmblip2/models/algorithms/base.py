@@ -173,21 +173,17 @@ class VisionLanguageModel(BaseModel):
             images: float (B, 3, H, W), normalised pixels, or (B, P, E), what the encoder says of them.
             data_samples: Given in training, so that the features of a frozen encoder can be kept by ``img_path``.
         """
-        if self._cache_room and self.training and data_samples is not None:
+        if self._cache_room and self.training and data_samples is not None and images.ndim != 3:
             patches = self._remembered_patches(images, data_samples)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
-                patches = self.see(images)  # (B, P, E)
+                patches = self._see(images)  # (B, P, E)
         patches = self.vision_norm(patches.float())
         return EncodedImages(patches, self.qformer.project_image(patches))
 
-    def see(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, P, E) of the vision encoder; a feature cache has them already.
-
-        Args:
-            images: float (B, 3, H, W), normalised pixels; or the tokens themselves, which stay as they are.
-        """
-        if images.ndim == 3:
+    def _see(self, images) -> torch.Tensor:
+        """Tokens (B, P, E) of the vision encoder."""
+        if images.ndim == 3:  # they are, from a feature cache
             return images
         if self.vision_dtype is None:
             return self.vision(images)
@@ -203,7 +199,7 @@ class VisionLanguageModel(BaseModel):
                               'random: take it out of the pipeline, or set vision_cache_gib=0')
         keys = [sample.img_path for sample in data_samples]
         new = [i for i, key in enumerate(keys) if key not in self._cache]
-        fresh = dict(zip(new, self.see(images[new]))) if new else {}
+        fresh = dict(zip(new, self._see(images[new]))) if new else {}
         for i, row in fresh.items():
             size = row.numel() * row.element_size()
             if size <= self._cache_room and keys[i] not in self._cache:
