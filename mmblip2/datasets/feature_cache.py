@@ -215,7 +215,7 @@ class FeatureCache:
         self.random = False  # whether the pipeline changes images at random
         self._images_per_shard = 0
         self._row = {path: row for row, path in enumerate(self.paths)}
-        self._mapped: dict[int, torch.Tensor] = {}
+        self._mapped: dict[int, np.memmap] = {}  # bytes
         self._open()
 
     def _open(self):
@@ -318,11 +318,11 @@ class FeatureCache:
         """Tokens (P, E) of an image; of several views one that ``rng`` chooses."""
         shard, row = divmod(self._row[path], self._images_per_shard)
         if shard not in self._mapped:
-            shape = self.shard_shape(shard)
-            self._mapped[shard] = torch.from_file(str(self._path(shard)), shared=False, size=math.prod(shape),
-                                                  dtype=self.dtype).view(shape)
+            images = len(self.images(shard))
+            self._mapped[shard] = np.memmap(self._path(shard), mode='r', shape=(
+                images, self.views, self.bytes_of(shard) // images // self.views))
         view = int(rng.integers(self.views)) if self.views > 1 else 0
-        return self._mapped[shard][row, view].clone()  # a view would be sent from a worker with its whole shard
+        return torch.from_numpy(np.array(self._mapped[shard][row, view])).view(self.dtype).view(self.shape or ())
 
     def __getstate__(self):
         return {**self.__dict__, '_mapped': {}}
