@@ -66,15 +66,20 @@ def test_a_shard_is_filled_by_one_process_at_a_time(tmp_path):
     ready, write = os.pipe()
     child = os.fork()
     if not child:  # takes the first, and is killed
-        with cache.claims() as claims:
-            os.write(write, b'1' if claims.take(0) and not claims.take(2) else b'0')
-            signal.pause()
+        try:
+            with cache.claims() as claims:
+                os.write(write, b'1' if claims.take(0) and not claims.take(2) else b'0')
+                signal.pause()
+        finally:
+            os._exit(1)
     with cache.claims() as claims:
-        assert os.read(ready, 1) == b'1'
-        assert not claims.take(0)
-        assert claims.take(1) and not left.exists()
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        try:
+            assert os.read(ready, 1) == b'1'
+            assert not claims.take(0)
+            assert claims.take(1) and not left.exists()
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
         assert claims.take(0)
     assert cache.missing() == [0, 1]
 
