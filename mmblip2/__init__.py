@@ -5,8 +5,9 @@ Importing the package is cheap: models, data sets and APIs load when they are fi
 from .version import __version__
 
 _APIS = ('BaseInferencer', 'ChatInferencer', 'FeatureExtractor', 'ImageCaptionInferencer',
-         'ImageTextMatchingInferencer', 'ImageToTextRetrievalInferencer', 'TextToImageRetrievalInferencer',
-         'VisualQuestionAnsweringInferencer', 'get_model', 'inference_model', 'list_models')
+         'ImageTextMatchingInferencer', 'ImageToTextRetrievalInferencer', 'NLVRInferencer',
+         'TextToImageRetrievalInferencer', 'VisualQuestionAnsweringInferencer', 'get_model', 'inference_model',
+         'list_models')
 
 __all__ = ('__version__', *_APIS)
 

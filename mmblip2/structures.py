@@ -13,13 +13,17 @@ class Field(NamedTuple):
 
 FIELDS = {
     'sample_idx': Field('int', 'data set (always)', 'loops and metrics: results are gathered by it'),
-    'img_path': Field('str', 'data set', 'error messages, result pages'),
+    'img_path': Field('str, or a tuple of them', 'data set', 'error messages, result pages'),
     'augmented': Field('str', 'random image transforms: the name of the last one', 'cache of a frozen encoder'),
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
-    'text': Field('str', 'data set (training caption)', 'Blip2Representation'),
+    'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipRepresentation, BlipNLVR'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
-    'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter; "" means none'),
-    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus', 'language adapter, mode "loss"'),
+    'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
+                    'language adapter, BlipGeneration; "" means none'),
+    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
+                    'language adapter, BlipGeneration, mode "loss"'),
+    'targets': Field('dict[str, float]', 'VQAPrompt: every different answer and its weight',
+                     'BlipGeneration, mode "loss"'),
     'qformer_text': Field('str', 'CaptionPrompt, VQAPrompt', 'Q-Former: text read beside the queries'),
     'gt_caption': Field('list[str]', 'caption data sets in test mode, uncleaned', 'caption metric'),
     'question': Field('str', 'question data sets', 'result pages'),
@@ -29,7 +33,10 @@ FIELDS = {
     'answer_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
     'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
     'image_labels': Field('float tensor (N,)', 'SceneLabels', 'VisionPretraining'),
-    'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers', 'their callers'),
+    'identifier': Field('str or int', 'NLVR2', 'NLVRAccuracy and its file of predictions'),
+    'gt_label': Field('int, 0 or 1', 'NLVR2', 'BlipNLVR, mode "loss"; NLVRAccuracy'),
+    'pred_label': Field('int', 'BlipNLVR, mode "predict"', 'NLVRAccuracy'),
+    'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers; BlipNLVR (probabilities)', 'their callers'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
 }
 
@@ -45,15 +52,20 @@ class DataSample(BaseDataElement):
     ============= =================== ============================== ===============================
     sample_idx    int, index in the   data set, always               loops, metrics
                   data set
-    img_path      str                 data set                       messages, result pages
+    img_path      str; a tuple where  data set                       messages, result pages
+                  a sample has
+                  several images
     augmented     str, transform name random image transforms        vision_cache_gib
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
-    text          str                 data set, training caption     Blip2Representation
+    text          str                 data set, training caption     Blip2Representation,
+                                      or sentence                    BlipRepresentation, BlipNLVR
     texts         list[str]           COCORetrieval in test mode     retrieval loop
     prompt        str, '' for none    CaptionPrompt, PrefixSplit,    language adapter
                                       VQAPrompt, TextCorpus
     target        str                 CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
                                       VQAPrompt, TextCorpus
+    targets       dict[str, float],   VQAPrompt                      BlipGeneration, mode 'loss'
+                  answer to weight
     qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries
     gt_caption    list[str], raw      caption sets in test mode      caption metric
     question      str                 question data sets             result pages
@@ -63,7 +75,11 @@ class DataSample(BaseDataElement):
     answer_type   str                 COCOVQA, GQA                   VQA metrics
     patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining
     image_labels  float (N,)          SceneLabels                    VisionPretraining
-    pred_score    float32 (N,)        retrieval inferencers          their callers
+    identifier    str or int          NLVR2                          NLVRAccuracy
+    gt_label      int, 0 or 1         NLVR2                          BlipNLVR, NLVRAccuracy
+    pred_label    int                 BlipNLVR, mode 'predict'       NLVRAccuracy
+    pred_score    float32 (N,)        retrieval inferencers;         their callers
+                                      BlipNLVR (probabilities)
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics
     ============= =================== ============================== ===============================
     """

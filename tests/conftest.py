@@ -60,6 +60,17 @@ def tiny_parts(bert_folder, opt_folder):
 
 
 @pytest.fixture
+def tiny_blip(bert_folder):
+    """Configs of BLIP's parts that build in milliseconds: vision 16 px, MEDs of width 16."""
+    med = dict(type='MED', vision_width=16, num_layers=2, width=16, num_heads=2, max_positions=40, vocab_size=130)
+    return dict(
+        vision=dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=2, num_heads=2,
+                    qkv_bias='full', final_norm=True),
+        text_encoder=med, text_decoder=dict(med),
+        tokenizer=dict(type='BertTokenizer', path=bert_folder, enc_token=True))
+
+
+@pytest.fixture
 def real_parts(monkeypatch):
     """A stand-in for the vision package of configs/flickr8k, which the tests do not require; False where it is used."""
     if find_spec('efficientnet_lite_pytorch') is not None:

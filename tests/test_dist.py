@@ -28,11 +28,11 @@ def evaluated(tmp_path_factory):
 @pytest.mark.dist
 @pytest.mark.parametrize('task, file', [
     ('retrieval', 'predictions/retrieval.json'), ('caption', 'dump.json'), ('caption', 'predictions/caption.json'),
-    ('vqa', 'dump.json'), ('vqa', 'predictions/vqa.json')])
+    ('vqa', 'dump.json'), ('vqa', 'predictions/vqa.json'), ('blip', 'predictions/retrieval.json')])
 def test_one_to_four_processes_give_the_same_metrics_and_the_same_bytes(evaluated, task, file):
     """10 images and 23 questions in batches of 2: no number of processes divides them."""
     one = evaluated / f'{task}_1'
-    for world in (2, 3, 4):
+    for world in (2, ) if task == 'blip' else (2, 3, 4):
         other = evaluated / f'{task}_{world}'
         assert (other / 'metrics.json').read_text() == (one / 'metrics.json').read_text()
         assert (other / file).read_bytes() == (one / file).read_bytes()

@@ -64,5 +64,5 @@ class ImageCaptionInferencer(TextInferencer):
             raise ConfigError(f'prompt is one text for all images, got {prompt!r}' +
                               ('; write return_datasamples=, it is not the second argument here'
                                if isinstance(prompt, bool) else ''))
-        text = prompt if self.model.tokenizer is not None else None
+        text = prompt if self.model.reads_qformer_text else None
         return self.steps_with([dict(type='CaptionPrompt', prompt=prompt, qformer_text=text)])

@@ -36,7 +36,8 @@ class ChatInferencer(TextInferencer):
         history (list[dict]): ``{'question', 'pred_answer'}`` of all turns.
 
     Raises:
-        ConfigError: The model writes no text; ``max_context`` is more than it has, or ``max_turns`` no number.
+        ConfigError: The model writes no text, or has no language model; ``max_context`` is more than it has, or
+            ``max_turns`` no number.
 
     Example:
         >>> chat = ChatInferencer('work_dirs/quickstart/vqa')
@@ -51,7 +52,12 @@ class ChatInferencer(TextInferencer):
         from mmengine.dataset import Compose
 
         from mmblip2 import datasets  # noqa: F401 (registers the transforms)
+        from mmblip2.models import Blip2Generation
         from mmblip2.registry import our_scope
+        if not isinstance(self.model, Blip2Generation):
+            raise ConfigError('a dialogue needs a language model that reads the turns before a question '
+                              f'(Blip2Generation), this is a {type(self.model).__name__}: ask single questions with '
+                              'VisualQuestionAnsweringInferencer')
         limit = self.model.language_model.max_context
         if max_context is not None and (isinstance(max_context, bool) or not isinstance(max_context, int)
                                         or not 0 < max_context <= (limit or max_context)):

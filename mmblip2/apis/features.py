@@ -1,7 +1,7 @@
 """Features of images and texts.
 
-Shapes: B rows, P patches, E vision width, Q queries, T text tokens, D Q-Former width, C contrastive width, H width of
-the language model.
+Shapes: B rows, P patches, E vision width, Q queries, T text tokens, D width of Q-Former or MED, C contrastive width, H
+width of the language model.
 """
 import os
 from contextlib import suppress
@@ -20,26 +20,30 @@ _MODES = ('image', 'text', 'multimodal')
 
 
 class FeatureExtractor(BaseInferencer):
-    """Features before and behind the Q-Former, equal to transformers' and, by LAVIS's names, to its feature extractor.
+    """Features before and behind the Q-Former or BLIP's text encoder, equal to transformers' and, by LAVIS's names, to
+    its feature extractor.
+
+    Where BLIP-2 has queries, BLIP has what they stand for: an image's patches, (B, P, E), and beside a text the text's
+    tokens, (B, T, D), the first of which, [ENC], stands for both.
 
     All results are float32 on the CPU. What a model cannot give is an error: texts need a Q-Former with a text half
     (``Blip2Representation``, a ``Blip2Generation`` whose Q-Former reads text, as InstructBLIP's, or ``Blip2Features``
-    of a ``Blip2TextModelWithProjection``).
+    of a ``Blip2TextModelWithProjection``), or a text encoder.
 
     Args:
         model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         pretrained, device, **kwargs: See ``BaseInferencer``.
 
     Raises:
-        ConfigError: A model without a Q-Former.
+        ConfigError: Another kind of model.
     """
 
     def __init__(self, model, pretrained: bool | str | None = True, device: str | None = None, **kwargs):
         super().__init__(model, pretrained, device, **kwargs)
         from mmblip2.models.algorithms.base import VisionLanguageModel
         if not isinstance(self.model, VisionLanguageModel):
-            raise ConfigError(f'FeatureExtractor needs a Blip2Representation or a Blip2Generation, this model is a '
-                              f'{type(self.model).__name__}, which has no Q-Former: give another one')
+            raise ConfigError(f'FeatureExtractor needs a model of BLIP-2 or BLIP, this model is a '
+                              f'{type(self.model).__name__}: give another one')
 
     def get_image_features(self, images, batch_size: int = 8, out_file: str | Path | None = None,
                            progress: bool = True) -> torch.Tensor:
@@ -69,7 +73,7 @@ class FeatureExtractor(BaseInferencer):
 
     def get_qformer_features(self, images, texts=None, batch_size: int = 8, out_file: str | Path | None = None,
                              progress: bool = True) -> torch.Tensor:
-        """What the queries read from images, and from texts beside them where there are some.
+        """What the queries read from images, and from texts beside them where there are some; of BLIP see above.
 
         Args:
             images, batch_size, out_file, progress: See :meth:`get_image_features`.
@@ -89,7 +93,7 @@ class FeatureExtractor(BaseInferencer):
 
     def get_text_features(self, texts, project: bool = False, batch_size: int = 256,
                           out_file: str | Path | None = None, progress: bool = True) -> torch.Tensor:
-        """What the text half of the Q-Former says of texts; place 0 ([CLS]) stands for the text.
+        """What the text half of the Q-Former, or the text encoder, says of texts; place 0 ([CLS]) stands for the text.
 
         Args:
             texts (str | Iterable[str]): Texts; longer ones than ``model.max_text_len`` are cut, with a warning.
@@ -123,12 +127,12 @@ class FeatureExtractor(BaseInferencer):
             progress: Whether to show a progress bar where there is more than one batch.
 
         Returns:
-            dict: 'image': ``image_embeds`` (B, Q, D) and ``image_embeds_proj``, of a ``Blip2Representation`` or
-            ``Blip2Features`` (B, Q, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language model
-            reads.
-            'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a
-            ``Blip2Representation`` or ``Blip2Features``, and ``text_mask`` (B, T), 1 at tokens.
-            'multimodal': ``multimodal_embeds`` (B, Q, D).
+            dict: 'image': ``image_embeds`` (B, Q, D), of BLIP (B, P, E), and ``image_embeds_proj``, of a model with a
+            contrastive head (B, Q or P, C), normalised, and of a ``Blip2Generation`` (B, Q, H), what its language
+            model reads.
+            'text': ``text_embeds`` (B, T, D), ``text_embeds_proj`` (B, T, C), normalised, of a model with a
+            contrastive head, and ``text_mask`` (B, T), 1 at tokens.
+            'multimodal': ``multimodal_embeds`` (B, Q, D), of BLIP (B, T, D) and ``text_mask``.
 
         Raises:
             ConfigError: Another mode, images or texts are missing or not wanted, or the model has no text half.
@@ -141,12 +145,16 @@ class FeatureExtractor(BaseInferencer):
             if (value is not None) != (mode in modes):
                 raise ConfigError(f'mode={mode!r} needs {"" if value is None else "no "}{name}: '
                                   + (f'give {name}=' if value is None else f'leave {name} out, or take another mode'))
-        if self.model.qformer is None:
-            raise ConfigError(f'this {type(self.model).__name__} is a vision encoder without a Q-Former: '
-                              'get_image_features is all that it has')
-        if texts is not None and not self.model.qformer.has_text:
-            raise ConfigError(f'the Q-Former of this {type(self.model).__name__} was built without a text half and '
-                              'reads no texts: leave texts out, or take a stage 1, retrieval or InstructBLIP model')
+        name, reader = type(self.model).__name__, self.model.reader
+        if reader is None:
+            raise ConfigError(f'this {name} is a vision encoder without a Q-Former or text encoder: get_image_features '
+                              'is all that it has')
+        if texts is not None and self.model.text_reader is None:
+            name = f'this {name}'
+            if not reader.has_text:
+                name = f'the {reader.title} of {name} was built without a text half and'
+            raise ConfigError(f'{name} reads no texts: leave texts out, or take a stage 1, retrieval or InstructBLIP '
+                              'model, or one of BLIP with a text encoder')
         _check_ending(out_file, 1 if mode == 'multimodal' else 2)
         return _written(getattr(self, f'_{mode}')(images, texts, batch_size, progress), out_file)
 
@@ -179,10 +187,9 @@ class FeatureExtractor(BaseInferencer):
         head = getattr(self.model, 'itc_head', None)
 
         def predict(batch):
-            encoded = self._encode(batch)
-            queries, _ = self.model.qformer.forward_queries(encoded.image_kv)
-            project = head.image_features if head is not None else self.model.language_projection
-            return _rows(image_embeds=queries, image_embeds_proj=project(queries))
+            embeds = self.model.image_states(self._encode(batch))
+            project = head.image_features if head is not None else getattr(self.model, 'language_projection', None)
+            return _rows(image_embeds=embeds, **({} if project is None else dict(image_embeds_proj=project(embeds))))
 
         return _stack(self.run(self.image_rows(images), predict, count_images(images), batch_size, progress=progress))
 
@@ -193,7 +200,7 @@ class FeatureExtractor(BaseInferencer):
 
         def predict(batch):
             text = type(tokens)(*(part.to(self.device) for part in tokens.rows([row['index'] for row in batch])))
-            embeds = self.model.qformer.forward_text_tokens(*text)
+            embeds = self.model.text_reader.forward_text_tokens(*text)
             features = dict(text_embeds=embeds)
             if head is not None:
                 features['text_embeds_proj'] = head.text_features(embeds)
@@ -208,10 +215,14 @@ class FeatureExtractor(BaseInferencer):
 
         def predict(batch):
             encoded = self._encode(distinct_images(batch)[0])  # one of all, or one for all texts
-            text = tokens.rows([row['text_index'] for row in batch]).trimmed(self.device)
-            return _rows(multimodal_embeds=self.model.qformer.forward_joint(encoded.image_kv, *text))
+            text = tokens.rows([row['text_index'] for row in batch])
+            if self.model.reader.has_queries:
+                return _rows(multimodal_embeds=self.model.joint_states(encoded, text.trimmed(self.device)))
+            text = type(text)(*(part.to(self.device) for part in text))
+            return _rows(multimodal_embeds=self.model.joint_states(encoded, text), text_mask=text.mask)
 
-        return _stack(self.run(rows, predict, total, batch_size, progress=progress))
+        features = _stack(self.run(rows, predict, total, batch_size, progress=progress))
+        return {key: value.long() if key == 'text_mask' else value for key, value in features.items()}
 
 
 def _rows(**features) -> list[dict[str, torch.Tensor]]:

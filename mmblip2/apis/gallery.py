@@ -45,16 +45,18 @@ def digest(value: Any) -> str:
 
 
 def model_digest(model, kind: str) -> str:
-    """sha256 (hex) over all parts of a ``Blip2Representation`` that a prepared gallery depends on.
+    """sha256 (hex) over all parts of a retrieval model that a prepared gallery depends on.
 
     Args:
-        model (Blip2Representation): The model.
+        model (nn.Module): The model, of BLIP or BLIP-2.
         kind (str): 'images' or 'texts'.
     """
     if kind == 'images':
-        parts = [model.vision, model.vision_norm, model.qformer, model.itc_head.vision_proj]
-        return digest([fingerprint(part) for part in parts] + [model.vision_norm.eps])
-    parts = [model.qformer, model.itc_head.text_proj]
+        norm = getattr(model, 'vision_norm', None)  # BLIP's is inside the encoder
+        parts = [model.vision, *([] if norm is None else [norm]), model.reader, model.itc_head.vision_proj]
+        eps = getattr(norm if norm is not None else getattr(model.vision, 'norm', None), 'eps', None)
+        return digest([fingerprint(part) for part in parts] + [eps])
+    parts = [model.reader, model.itc_head.text_proj]
     return digest([fingerprint(part) for part in parts] +
                   [model.max_text_len, model.tokenizer.tokenizer.get_vocab()])
 

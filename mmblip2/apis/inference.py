@@ -12,7 +12,9 @@ from .caption import ImageCaptionInferencer
 from .images import is_image, is_several
 from .matching import ImageTextMatchingInferencer
 from .models import get_model
+from .nlvr import NLVRInferencer
 from .retrieval import ImageToTextRetrievalInferencer, TextToImageRetrievalInferencer
+from .texts import compares
 from .vqa import VisualQuestionAnsweringInferencer
 
 
@@ -28,12 +30,14 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
     retrieval model      ``prototype`` of texts         ``ImageToTextRetrievalInferencer``
     retrieval model      ``prototype`` of images        ``TextToImageRetrievalInferencer``
     retrieval model      ``texts``, no ``prototype``    ``ImageTextMatchingInferencer``
+    model of two images  two images and a text          ``NLVRInferencer``
     ==================== ============================== =====================================
 
     Args:
         model (str | Path | Config | nn.Module): What :func:`get_model` takes or gives.
         inputs: An image (path, URL, ``PIL.Image``, array in BGR), or several of them as a list, generator or
-            directory; to search images a text, or a list of texts.
+            directory; to search images a text, or a list of texts. For a model of two images a tuple (image, image,
+            text) or a list of such tuples; or these three, one after the other.
         question: About the image; makes it visual question answering. One for all images, or a list.
         prototype: The gallery of a retrieval model: texts (a list, or a file with one a line) to search with an image;
             images (a list, directory, config of a data set, data set or loader) to search with a text.
@@ -45,7 +49,8 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
     Returns:
         dict | list: ``{'pred_caption'}``, ``{'question', 'pred_answer'}``, ``{'itm_score', 'itc_score'}``, or the
         ``topk`` best as a list of ``{'match_score', 'sample_idx', 'text'}`` (of images: ``'sample'`` and
-        ``'img_path'``). Several images, questions or texts give a list of these.
+        ``'img_path'``), or ``{'pred_scores', 'pred_label', 'pred_score'}``. Several images, questions or texts give a
+        list of these.
 
     Raises:
         ConfigError: The arguments do not fit the model.
@@ -55,11 +60,14 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
         >>> inference_model('work_dirs/quickstart/stage2', 'data/shapes/test/000000004501.jpg')
         {'pred_caption': 'a small red circle and a large blue star'}
     """
-    from mmblip2.models import Blip2Generation, Blip2Representation
+    from mmblip2.models import BlipNLVR
+    from mmblip2.models.algorithms.text_generation import TextGeneration
     model = build_model(model, **_take(kwargs, get_model, ('model', )))
-    if isinstance(model, Blip2Representation):
+    if compares(model):
         return _represent(model, inputs, question, prototype, topk, kwargs)
-    if not isinstance(model, Blip2Generation):
+    if isinstance(model, BlipNLVR):
+        return _judge(model, inputs, question, prototype, topk, kwargs)
+    if not isinstance(model, TextGeneration):
         raise ConfigError(f'inference_model does nothing with a {type(model).__name__}: for its features take '
                           'FeatureExtractor')
     if prototype is not None or topk != 1:
@@ -72,6 +80,17 @@ def inference_model(model, inputs, question: str | Sequence[str] | None = None, 
         return _like(captions(inputs, **kwargs), is_several(inputs))
     several = is_several(inputs) or not isinstance(question, str)
     return _like(VisualQuestionAnsweringInferencer(model)(inputs, question, **kwargs), several)
+
+
+def _judge(model, inputs, second, text, topk, kwargs):
+    """Is the text true of both images? They may come in a tuple, or one after the other."""
+    if topk != 1:
+        raise ConfigError('topk is for retrieval, and this model judges a sentence about two images: leave it out')
+    if (second is None) != (text is None):
+        raise ConfigError('this model judges a sentence about two images, and one of the three is missing: call '
+                          'inference_model(model, image, image, text)')
+    triple = inputs if second is None else (inputs, second, text)
+    return _like(NLVRInferencer(model)(triple, **kwargs), not isinstance(triple, tuple))
 
 
 def _represent(model, inputs, question, prototype, topk, kwargs):

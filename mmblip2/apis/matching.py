@@ -12,7 +12,7 @@ class ImageTextMatchingInferencer(BaseInferencer):
     """ITM probability and ITC cosine of pairs of an image and a text (BLIP-2, section 3.2).
 
     Args:
-        model (str | Path | Config | Blip2Representation): See ``BaseInferencer``.
+        model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         pretrained, device, **kwargs: See ``BaseInferencer``.
 
     Raises:

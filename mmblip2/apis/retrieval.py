@@ -36,7 +36,7 @@ def pair_logits(model, image_kv, texts: TextBatch, image_index: torch.Tensor, te
     """ITM logits of pairs; the keys and values of an image are computed once for all its pairs.
 
     Args:
-        model (Blip2Representation): The model.
+        model (nn.Module): A retrieval model, of BLIP or BLIP-2.
         image_kv: Function of int64 (n,) image indices, ascending, to the keys and values of these images.
         texts: Texts, on any device.
         image_index, text_index: int64 (n,), on the CPU: the pairs, in any order.
@@ -168,7 +168,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
     figures are re-ranked ones; and the images that a gallery consists of are checked before any of them is encoded.
 
     Args:
-        model (str | Path | Config | Blip2Representation): See ``BaseInferencer``.
+        model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         prototype: The images: a directory, a list of paths, URLs, ``PIL.Image`` or numpy arrays, the config (dict) of
             a data set, a ``BaseDataset``, or a ``DataLoader``. Data sets and loaders have pipelines of their own; a
             config without ``pipeline`` gets the model's test pipeline, and ``test_mode=True``. None: whatever
@@ -363,7 +363,7 @@ class TextToImageRetrievalInferencer(_RetrievalInferencer):
 
         def image_kv(rows):
             assert patches is not None
-            return self.model.qformer.project_image(patches[rows].to(self.device).float())
+            return self.model.project_image(patches[rows].to(self.device).float())
 
         def logits(candidates):
             text_index = torch.arange(len(candidates)).repeat_interleave(candidates.size(1))
@@ -395,7 +395,7 @@ class ImageToTextRetrievalInferencer(_RetrievalInferencer):
     """Search texts for an image; scores, ``fast_match`` and order as in :class:`TextToImageRetrievalInferencer`.
 
     Args:
-        model (str | Path | Config | Blip2Representation): See ``BaseInferencer``.
+        model (str | Path | Config | nn.Module): See ``BaseInferencer``.
         prototype (list[str] | str | Path | None): The texts, or a UTF-8 file with one a line. Texts longer than
             ``model.max_text_len`` tokens are cut there, as in training, with a warning. None: whatever
             ``prototype_cache`` holds.

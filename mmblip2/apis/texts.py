@@ -13,17 +13,23 @@ from mmblip2.utils.log import say
 from .images import count_images, is_several
 
 
+def compares(model) -> bool:
+    """Whether a model compares images with texts: it has contrastive and matching heads."""
+    from mmblip2.models import Representation
+    return isinstance(model, Representation)
+
+
 def needs_representation(inferencer):
     """Refuse a model without contrastive and matching heads.
 
     Raises:
         ConfigError: With the classes to use instead.
     """
-    from mmblip2.models import Blip2Representation
-    if not isinstance(inferencer.model, Blip2Representation):
-        raise ConfigError(f'{type(inferencer).__name__} needs a Blip2Representation (stage 1 or retrieval), this model '
-                          f'is a {type(inferencer.model).__name__}, which compares no images with texts: give another '
-                          'one, or use ImageCaptionInferencer or VisualQuestionAnsweringInferencer')
+    if not compares(inferencer.model):
+        raise ConfigError(f'{type(inferencer).__name__} needs a Blip2Representation or BlipRepresentation (a retrieval '
+                          f'model or its pre-training), this model is a {type(inferencer.model).__name__}, which '
+                          'compares no images with texts: give another one, or use ImageCaptionInferencer or '
+                          'VisualQuestionAnsweringInferencer')
 
 
 def read_texts(texts: Any, what: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmblip2.errors import DataError
 
-from .generation import ANSWER, TextInferencer, check_question
+from .generation import TextInferencer, check_question
 from .images import count_images, is_several
 
 _END = object()
@@ -15,8 +15,9 @@ _END = object()
 class VisualQuestionAnsweringInferencer(TextInferencer):
     """Answer questions. See :class:`BaseInferencer` for the arguments.
 
-    A model whose config is not one of question answering answers, too (zero-shot, as in the paper): with the template
-    'Question: {} Answer:', five beams, at most ten new tokens and a length penalty of -1.
+    A BLIP-2 whose config is not one of question answering answers, too (zero-shot, as in the paper): with the template
+    'Question: {} Answer:', five beams, at most ten new tokens and a length penalty of -1. A BLIP without candidates
+    answers with three beams and at most nine new tokens; one that has candidates takes the best of them.
 
     Example:
         >>> VisualQuestionAnsweringInferencer('work_dirs/quickstart/vqa')(
@@ -35,8 +36,8 @@ class VisualQuestionAnsweringInferencer(TextInferencer):
             questions: One text for all images, or a list (or generator) with one for each image. Several questions for
                 a single image (not in a list) are all asked about it.
             template: Prompt with ``{}`` for the question. Default: the VQAPrompt of the model's config, or else
-                'Question: {} Answer:'. A Q-Former that reads text reads the question (at most as many tokens as
-                ``max_text_len`` of the config, as in training).
+                'Question: {} Answer:', of BLIP the question as it is. A Q-Former that reads text reads the question (at
+                most as many tokens as ``max_text_len`` of the config, as in training).
             batch_size, return_datasamples, show, wait_time, show_dir, resize, progress, seed, **generation: See
                 :class:`ImageCaptionInferencer`.
 
@@ -44,12 +45,12 @@ class VisualQuestionAnsweringInferencer(TextInferencer):
             list[dict]: ``{'question', 'pred_answer'}`` of each image (or question).
 
         Raises:
-            ConfigError: The template has not exactly one ``{}``; a setting is wrong; the question is longer than the
-                language model's context.
+            ConfigError: The model was not made for questions; the template has not exactly one ``{}``; a setting is
+                wrong, or the model has candidates; the question is longer than the language model's context.
             DataError: Another number of questions than of images; an empty question; an image cannot be read.
         """
         steps = self.steps_with(self.question_steps(template))
-        settings = self.settings(generation, defaults=None if self.prompt_step('VQAPrompt') else ANSWER)
+        settings = self.settings(generation, defaults=None if self.prompt_step('VQAPrompt') else self.model.answering)
         rows, total = self._rows(images, questions)
         samples = self.run(rows, lambda batch: self._answer(batch, steps, settings, seed), total, batch_size, show,
                            show_dir, wait_time, resize, progress)

@@ -48,7 +48,7 @@ def convert(source, out, to, config=None, whole=False, split=False, shard_size=5
     if content['format'] == (io.FORMAT if to == 'mmblip2' else TARGETS[to]):
         raise CheckpointError(f'{source} is in the layout of {TARGETS[to]} already')
     if not content['format'] and layouts.recognise(content['state_dict']) is None and not _is_ours(content):
-        raise CheckpointError(f'{source} is no BLIP-2 of mmblip2, LAVIS, mmpretrain or transformers (its keys: '
+        raise CheckpointError(f'{source} is no BLIP-2 or BLIP of mmblip2, LAVIS, mmpretrain or transformers (its keys: '
                               f'{io._some(content["state_dict"])})')
     cfg = _config(source, content, config)
     if to == 'huggingface':
@@ -59,7 +59,8 @@ def convert(source, out, to, config=None, whole=False, split=False, shard_size=5
 
 
 def _is_ours(content):
-    return any(key.startswith(('qformer.', 'vision_norm.')) for key in content['state_dict'])
+    return any(key.startswith(('qformer.', 'vision_norm.', 'text_encoder.', 'text_decoder.'))
+               for key in content['state_dict'])
 
 
 def _config(source, content, config):
@@ -169,12 +170,15 @@ def _referring(cfg, content, split_to):
     from ..registry import MODELS
     from ..utils.meta import architecture
     cfg = copy.deepcopy(cfg)
-    if cfg.model.get('vision_norm_eps') is None and 'layout' in content:
+    if cfg.model.get('vision_norm_eps') is None and 'layout' in content and \
+            'vision_norm.weight' in content['state_dict']:
         cfg.model.vision_norm_eps = norm_eps(content)
     kind = MODELS.get(cfg.model.type)
     frozen = cfg.model.get('frozen', inspect.signature(kind).parameters['frozen'].default)
-    if 'qformer' in frozen:
-        raise ConfigError("the config freezes 'qformer', whose weights would be in no file: take it out of frozen")
+    others = [name for name in frozen if name not in ('vision', 'language_model')]
+    if others:
+        raise ConfigError(f'the config freezes {", ".join(map(repr, others))}, whose weights would be in no file: take '
+                          'it out of frozen')
     brought = [name for name in frozen if any(key.startswith(f'{name}.') for key in content['state_dict'])]
     for name in brought:
         part = cfg.model[name]

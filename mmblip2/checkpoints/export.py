@@ -1,5 +1,5 @@
 """Models of ours as folders that transformers loads: ``Blip2ForConditionalGeneration``, ``Blip2ForImageTextRetrieval``,
-``InstructBlipForConditionalGeneration``.
+``InstructBlipForConditionalGeneration``; and, by ``export_blip.py``, those of BLIP.
 
 No model is built: shapes come from one on the meta device, tensors go from the files where they lie into the new ones.
 """
@@ -16,7 +16,8 @@ import torch
 
 from ..compat import read_tokenizer
 from ..errors import CheckpointError, ConfigError
-from . import io, layouts, stream
+from . import export_blip, io, layouts, stream
+from .blip import kind_of
 from .sources import find, locate
 
 _NOT_OF_TEXT_CONFIG = ('_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version',
@@ -30,7 +31,7 @@ class Whole:
 
     Attributes:
         model (nn.Module): On the meta device: shapes and types.
-        state: Tensors by our names, one of several tied ones; mapped, and in the types of the files.
+        state: Tensors by our names, of the language model one of several tied ones; mapped, in the types of the files.
         sources: Files and folders that they are in.
         notes: Remarks for the reader, one a line.
         lacks: Keys of the model that a file of its layout does not have (the temperature in one of transformers).
@@ -42,14 +43,14 @@ class Whole:
     lacks: list[str] = field(default_factory=list)
 
 
-def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), optional=False):
+def assemble(cfg, checkpoint, parts=None, optional=False):
     """Collect the tensors of a model: what was trained from its checkpoint, frozen parts from where the config has
     them, unless the checkpoint has them too.
 
     Args:
         cfg (Config): With ``model``.
         checkpoint (str | Path): Whatever :func:`io.read_checkpoint` takes.
-        parts (Sequence[str]): The frozen parts that are wanted.
+        parts (Sequence[str], optional): The frozen parts that are wanted; default: all.
         optional (bool): Do without a frozen part that is neither in ``checkpoint`` nor on this machine.
 
     Returns:
@@ -69,7 +70,7 @@ def assemble(cfg, checkpoint, parts=('vision', 'qformer', 'language_model'), opt
     for name in model.frozen_parts():
         if any(key.startswith(f'{name}.') for key in state):
             continue
-        source = _source(cfg.model[name], name, optional) if name in parts else None
+        source = _source(cfg.model[name], name, optional) if parts is None or name in parts else None
         if source is None:
             absent.append(f'{name}.')
             continue
@@ -148,8 +149,8 @@ def _untie_unscaled(whole):
 
 
 def _complete(whole, expected, state, may_lack):
-    """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding
-    no more rows than the model has."""
+    """Take from ``state`` what fills ``expected``: of a language model one of several tied tensors, and of its
+    embedding no more rows than the model has."""
     first: dict[int, str] = {}
     names = {key: first.setdefault(id(value), key) for key, value in expected.items()}
     where = ' and '.join(map(str, whole.sources))
@@ -164,6 +165,9 @@ def _complete(whole, expected, state, may_lack):
             raise CheckpointError(f'{key} is {tuple(found.shape)} in {where} and {tuple(value.shape)} in the model of '
                                   'the config: is it the config of this checkpoint?')
         whole.state[names[key]] = found
+    for key, first_name in names.items():  # what two parts share is in the file of each: another model may have one
+        if first_name in whole.state and not key.startswith('language_model.'):
+            whole.state[key] = whole.state[first_name]
     missing = [key for key in expected if names[key] == key and key not in whole.state]
     whole.lacks = [key for key in missing if _any(key, may_lack)]
     missing = [key for key in missing if key not in whole.lacks]
@@ -240,16 +244,19 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     tensors, left = layout.from_ours(whole.state)
     typed, _ = layout.from_ours({key: shapes[key] for key in whole.state})
     entries = {key: (value, typed[key].dtype) for key, value in tensors.items()}
-    files, tokenizers = _text_files(cfg, model, entries, notes)
-    files['config.json'] = {**_config(model, layout.kind), **files['config.json'],
-                            'dtype': _name(max((kind for _, kind in entries.values()), key=_size_of))}
+    if kind_of(shapes) is not None:
+        files, tokenizers = export_blip.files(cfg, model, layout.kind, notes)
+    else:
+        files, tokenizers = _text_files(cfg, model, entries, notes)
+        files['config.json'] = {**_config(model, layout.kind), **files['config.json']}
+    files['config.json']['dtype'] = _name(max((kind for _, kind in entries.values()), key=_size_of))
     files['preprocessor_config.json'].update(_images(model))
-    if files['config.json']['vision_config']['layer_norm_eps'] != model.vision_norm.eps:
+    norm, eps = getattr(model, 'vision_norm', None), files['config.json']['vision_config']['layer_norm_eps']
+    if norm is not None and eps != norm.eps:
         notes.append(
             f'transformers has one epsilon for the vision encoder and the norm after it: '
-            f'{files["config.json"]["vision_config"]["layer_norm_eps"]:g} is written, vision_norm_eps here is '
-            f'{model.vision_norm.eps:g}. Outputs differ by that (measured for 1e-6 and 1e-5: 2e-5 in features of size '
-            '3.3, less than 5e-7 in logits)')
+            f'{eps:g} is written, vision_norm_eps here is {norm.eps:g}. Outputs differ by that (measured for 1e-6 and '
+            '1e-5: 2e-5 in features of size 3.3, less than 5e-7 in logits)')
     extra = {key: (whole.state[key], shapes[key].dtype) for key in left}
     shards = _shards(entries, shard_size)
     size = sum(stream.nbytes(*entry) for entry in [*entries.values(), *extra.values()])
@@ -287,8 +294,11 @@ def _refuse(cfg, model):
     """
     from ..models import Blip2Generation, Blip2Representation, CausalLM, Seq2SeqLM, VisionTransformer
     problems = []
-    if type(model) not in (Blip2Generation, Blip2Representation):
-        problems.append(f'model is a {type(model).__name__}, expected Blip2Representation or Blip2Generation')
+    if kind_of(model.state_dict()) is not None:
+        problems += export_blip.problems(model)
+    elif type(model) not in (Blip2Generation, Blip2Representation):
+        problems.append(f'model is a {type(model).__name__}, expected Blip2Representation, Blip2Generation, '
+                        'BlipRepresentation or BlipGeneration')
     elif type(model.vision) is not VisionTransformer:
         problems.append(f'model.vision is a {type(model.vision).__name__}; its vision encoder can only be our '
                         'VisionTransformer')

@@ -1,4 +1,5 @@
-"""BLIP-2 and InstructBLIP checkpoints in the names of transformers (the same keys in transformers 4.57 and 5.23).
+"""BLIP-2 and InstructBLIP checkpoints in the names of transformers (the same keys in transformers 4.57 and 5.23);
+those of BLIP are in ``blip.py``.
 
 One table a class. Epsilons are no weights: a model that shall equal transformers needs ``vision_norm_eps=1e-6``
 (transformers has one epsilon for the vision encoder and the norm after it).
@@ -6,6 +7,7 @@ One table a class. Epsilons are no weights: a model that shall equal transformer
 from collections.abc import Iterable
 
 from ..errors import CheckpointError
+from . import blip
 from .keymap import Layout, inner, strip
 from .vision import BLIP2_INSIDE, BLIP2_OUTSIDE
 
@@ -47,7 +49,7 @@ def _layout(kind, table):
     return Layout('transformers', kind, table, vision_norm_eps=1e-6, bias='fused',
                   buffers=('embeddings.position_ids', 'qformer.embeddings.position_ids',
                            'language_model.**.rotary_emb.inv_freq'),
-                  loses=_NOWHERE)
+                  loses=_NOWHERE, twice=False)
 
 
 LAYOUTS = {layout.kind: layout for layout in (
@@ -63,11 +65,15 @@ LAYOUTS = {layout.kind: layout for layout in (
 )}
 
 
-def recognise(keys: Iterable[str]) -> Layout | None:
-    """The layout of a file with these keys; None if it is none of BLIP-2 in transformers."""
+def recognise(keys: Iterable[str], model_type: str | None = None) -> Layout | None:
+    """The layout of a file with these keys; None if it is none of BLIP-2 or BLIP in transformers.
+
+    ``model_type``: see :func:`mmblip2.checkpoints.layouts.recognise`.
+    """
     keys = strip(keys)
+    found = blip.recognise_transformers(keys, model_type)
     kind = _class_of(keys)
-    return LAYOUTS[kind] if kind else None
+    return found or (LAYOUTS[kind] if kind else None)
 
 
 def _class_of(keys):
@@ -97,6 +103,8 @@ def _class_of(keys):
 def to_write(keys: Iterable[str], kind: str | None = None) -> Layout:
     """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`."""
     keys = set(keys)
+    if kind in blip.TRANSFORMERS or blip.kind_of(keys) is not None:
+        return blip.to_write('transformers', keys, kind)
     if kind is None and 'language_projection.weight' not in keys:
         kind = 'Blip2ForImageTextRetrieval'
     elif kind is None:

@@ -1,5 +1,6 @@
 """Our config from the folder of a Hugging Face BLIP-2 or InstructBLIP: config.json, generation_config.json, the image
-processor's settings and the tokenizers, as transformers 4.27 to 5 write them.
+processor's settings and the tokenizers, as transformers 4.27 to 5 write them. Folders of BLIP are translated in
+``huggingface_blip.py``.
 
 Every setting of the folder is mapped, said to concern training only, known to say nothing of the architecture, or
 refused by its name. Settings that a file leaves out have the values that transformers gives them.
@@ -20,7 +21,7 @@ _PARTS = {'Blip2ForImageTextRetrieval': ('vision_config', 'qformer_config'),
           'Blip2VisionModel': ('vision_config', ), 'Blip2QFormerModel': ('qformer_config', )}
 _BARE = ('Blip2VisionModel', 'Blip2QFormerModel')
 _READ_TEXT = ('Blip2ForImageTextRetrieval', 'Blip2TextModelWithProjection', 'InstructBlipForConditionalGeneration')
-CLASSES = (*_GENERATORS, *_PARTS)
+CLASSES = (*_GENERATORS, *_PARTS)  # and those of huggingface_blip.py
 INSTRUCTION = 'A short image description.'  # what InstructBLIP is asked for a caption in its paper
 
 # Settings by transformers' names: (our name, value where the file leaves it out)
@@ -75,38 +76,66 @@ def is_huggingface_folder(path) -> bool:
     Args:
         path (str | Path): Anything.
     """
+    return 'model_type' in folder_settings(path)
+
+
+def folder_settings(path) -> dict:
+    """Content of a folder's config.json; {} where there is none that can be read.
+
+    Args:
+        path (str | Path): Anything.
+    """
     try:
-        return 'model_type' in json.loads(Path(path, 'config.json').read_text(encoding='utf-8'))
+        content = json.loads(Path(path, 'config.json').read_text(encoding='utf-8'))
     except (OSError, ValueError, TypeError):
-        return False
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def config_from_folder(path):
     """Our config of the model in a Hugging Face folder.
 
     Args:
-        path (str | Path): What ``save_pretrained`` of one of :data:`CLASSES` wrote, with its processor, or a published
-            model as downloaded.
+        path (str | Path): What ``save_pretrained`` of one of :data:`CLASSES`, or of a class of BLIP, wrote, with its
+            processor, or a published model as downloaded.
 
     Returns:
         Config: ``model``, whose frozen parts take their weights from the folder, and
         ``test_dataloader.dataset.pipeline``, which prepares an image as the folder's processor does. The type of the
         model is ``Blip2Generation`` (Blip2ForConditionalGeneration, Blip2Model, InstructBLIP), ``Blip2Representation``
-        (Blip2ForImageTextRetrieval) or, for the classes that are a part of BLIP-2, ``Blip2Features``.
+        (Blip2ForImageTextRetrieval) or, for the classes that are a part of BLIP-2, ``Blip2Features``; see
+        ``huggingface_blip.py`` for those of BLIP.
 
     Raises:
         CheckpointError: No such folder, or one of its files cannot be read.
         ConfigError: Another class, or settings that cannot be had here; all of them at once.
     """
     from mmengine.config import Config
-    reader = _Reader(Path(path))
+
+    from .huggingface_blip import BlipReader, is_blip
+    reader = (BlipReader if is_blip(path) else FolderReader)(Path(path))
     model, pipeline = reader.model()
     reader.finish()
     return Config(dict(model=model, test_dataloader=dict(dataset=dict(pipeline=pipeline))))
 
 
-class _Reader:
-    """Collects what is wrong while it translates, so that all of it can be said at once."""
+class FolderReader:
+    """Collects what is wrong while it translates, so that all of it can be said at once.
+
+    Args:
+        folder (Path): With a config.json.
+
+    Raises:
+        CheckpointError: A file of it cannot be read.
+        ConfigError: It is of another class, or a size is no number.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+    #: classes whose config.json is a section itself
+    bare: dict[str, str] = {name: _PARTS[name][0] for name in _BARE}
+    #: settings by section; '' for those of the top
+    tables: dict[str, dict] = {'vision_config': _VISION, 'qformer_config': _QFORMER, 'text_config': {},
+                               '': dict(num_query_tokens=(None, 32), image_text_hidden_size=(None, 256))}
 
     def __init__(self, folder):
         self.folder = folder
@@ -117,9 +146,8 @@ class _Reader:
             raise CheckpointError(f'{folder} has no config.json: give the folder that save_pretrained of transformers '
                                   'wrote, or a model as downloaded from its hub')
         self.kind = self.class_name()
-        bare = _PARTS[self.kind][0] if self.kind in _BARE else None
-        self.sections = {name: self.config if name == bare else self.config.get(name) or {}
-                         for name in ('vision_config', 'qformer_config', 'text_config')}
+        self.sections = {name: self.config if name == self.bare.get(self.kind) else self.config.get(name) or {}
+                         for name in self.tables if name}
         self.check_types()
 
     def read(self, name):
@@ -136,13 +164,18 @@ class _Reader:
                                   'again')
         return content
 
+    @property
+    def sees_images(self):
+        """Whether the class has a vision encoder."""
+        return 'vision_config' in _PARTS.get(self.kind, ('vision_config', ))
+
     def class_name(self):
         named = self.config.get('architectures') or []
         named = [named] if isinstance(named, str) else named
-        found = next((name for name in named if name in CLASSES), None)
+        found = next((name for name in named if name in self.classes), None)
         if found is None:
             raise ConfigError(f'{self.folder} holds {", ".join(named) or "no named class"} (model_type '
-                              f'{self.config.get("model_type")!r}), expected one of {", ".join(CLASSES)}')
+                              f'{self.config.get("model_type")!r}), expected one of {", ".join(self.classes)}')
         return found
 
     def check_types(self):
@@ -154,10 +187,9 @@ class _Reader:
         for name, section in self.sections.items():
             if not isinstance(section, dict):
                 raise ConfigError(f'{self.folder}: {name} is a {type(section).__name__}, expected a dict')
-        tables: Any = (('vision_config.', self.sections['vision_config'], _VISION),
-                       ('qformer_config.', self.sections['qformer_config'], _QFORMER),
-                       ('', self.config, dict(num_query_tokens=(None, 32), image_text_hidden_size=(None, 256))))
-        for name, section, table in tables:
+        for name, table in self.tables.items():
+            section = self.sections[name] if name else self.config
+            name = f'{name}.' if name else ''
             for key, (_, default) in table.items():
                 value = section.get(key, default)
                 for item in value if isinstance(value, (list, tuple)) else [value]:
@@ -230,7 +262,8 @@ class _Reader:
         return model, [dict(type='LoadImage'), *resize, *task, dict(type='PackInputs')]
 
     def vision(self):
-        settings = self.part('vision_config', _VISION, _ONLY_VISION, dropouts=('attention_dropout', 'dropout'))
+        settings = self.part('vision_config', self.tables['vision_config'], _ONLY_VISION,
+                             dropouts=('attention_dropout', 'dropout'))
         for key in ('image_size', 'patch_size'):
             value = settings[key]
             if isinstance(value, (list, tuple)):
@@ -388,7 +421,7 @@ class _Reader:
         if queries not in (None, self.config.get('num_query_tokens', 32)):
             self.problems.append(f'the processor writes {queries} placeholders and the model has '
                                  f'{self.config.get("num_query_tokens", 32)} queries (num_query_tokens)')
-        if not given and 'vision_config' in _PARTS.get(self.kind, ('vision_config', )):
+        if not given and self.sees_images:
             self.notes.append('no preprocessor_config.json: images are resized with the bicubic filter and normalised '
                               "with CLIP's mean and standard deviation, as BLIP-2's are")
         for key, value in (('do_resize', True), ('do_center_crop', False), ('do_pad', False)):

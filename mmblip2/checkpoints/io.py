@@ -219,7 +219,7 @@ def read_checkpoint(source, map_location='cpu', mapped=True):
 def _under_our_names(checkpoint):
     """A checkpoint in the layout of another project, in ours."""
     from .layouts import recognise
-    layout = recognise(checkpoint['state_dict'])
+    layout = recognise(checkpoint['state_dict'], folder_config(checkpoint['path']).get('model_type'))
     if layout is None:
         return checkpoint
     try:
@@ -617,6 +617,7 @@ def load_partial(model, load_from):
         if checkpoint['format'] in (FORMAT, ''):
             _refuse_frozen(model, state, frozen, path)
         state, brought = _without_frozen(model, dict(checkpoint, state_dict=state), expected)
+        state = {key: value for key, value in state.items() if key != 'num_steps'}  # a new training counts its own
         state, notes, resized = _adapted(model, state)
         report = _match(expected, state, path, checkpoint, getattr(model, 'droppable', ()), lambda key: True)
         _copy(expected, state, report.matched)

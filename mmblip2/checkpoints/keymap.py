@@ -52,7 +52,9 @@ class Layout:
         aliases: Keys of a second name, to the key of the tensor whose name it is.
         leaks: Keys of second names of weights that the file does not hold.
         flat: Keys of tensors that have fewer axes there, to their number.
+        rows: Keys of tensors that have one axis more there, the first, of length 1.
         loses: fnmatch patterns of our keys that it has no place for: to lack them is no fault of a file.
+        twice: Whether its files have the buffers and the second names; those that transformers saves do not.
     """
     name: str
     kind: str
@@ -63,7 +65,9 @@ class Layout:
     aliases: dict[str, str] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
     flat: dict[str, int] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()
     loses: tuple[str, ...] = ('num_steps', )
+    twice: bool = True
 
     def __str__(self):
         return f'{self.name} ({self.kind})'
@@ -98,7 +102,7 @@ class Layout:
             elif key in self.flat:
                 found.state[name] = value.reshape(1, -1, value.shape[-1])
             else:
-                found.state[name] = value
+                found.state[name] = value[0] if key in self.rows else value
         if unknown:
             raise CheckpointError(f'{len(unknown)} of {len(state)} keys are unknown in a file of {self} '
                                   f'({_named(unknown)}), for which its other keys were taken: is it a file of another '
@@ -168,8 +172,10 @@ class Layout:
         left, refused = [], []
         for key, value in self._joined(state).items():
             name = rename(key)
-            if name is not None:
-                result[name] = value.reshape(value.shape[-self.flat[name]:]) if name in self.flat else value
+            if name in self.flat:
+                result[name] = value.reshape(value.shape[-self.flat[name]:])
+            elif name is not None:
+                result[name] = value[None] if name in self.rows else value
             elif any(fnmatch(key, pattern) for pattern in self.loses):
                 left.append(key)
             else:
@@ -177,9 +183,10 @@ class Layout:
         if refused:
             raise CheckpointError(f'{self} has no place for {len(refused)} keys of this model ({_named(refused)}): '
                                   'a file without them would be another model')
-        result.update({alias: result[twin] for alias, twin in self.aliases.items() if twin in result
-                       and any(key.startswith(alias.partition('decoder.')[0]) for key in result)})
-        result.update(self._written_buffers(state))
+        if self.twice:
+            result.update({alias: result[twin] for alias, twin in self.aliases.items() if twin in result
+                           and any(key.startswith(alias.rpartition('decoder.')[0]) for key in result)})
+            result.update(self._positions(result))
         return result, left
 
     def _joined(self, state):
@@ -201,13 +208,15 @@ class Layout:
                 joined[key] = value
         return joined
 
-    def _written_buffers(self, state):
+    def _positions(self, written):
         """Positions 0, 1, 2 ... beside the embeddings' norm, as BERT keeps them."""
-        if 'qformer.embedding_norm.weight' not in state:
-            return {}
-        table = state.get('qformer.position_embeddings.weight')
-        length = len(table) if table is not None else 512
-        return {key: torch.arange(length)[None] for key in self.buffers if key.endswith('bert.embeddings.position_ids')}
+        positions = {}
+        for key in self.buffers:
+            start, _, name = key.rpartition('.')
+            if name == 'position_ids' and f'{start}.LayerNorm.weight' in written:
+                table = written.get(f'{start}.position_embeddings.weight')
+                positions[key] = torch.arange(len(table) if table is not None else 512)[None]
+        return positions
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -224,24 +233,27 @@ def strip(keys: Iterable[str]) -> set[str]:
     return set(without_wrapper(dict.fromkeys(keys)))
 
 
-def inner(prefix: str, attention: str) -> dict[str, str]:
-    """Rows of a Q-Former's layers.
+def inner(prefix: str, attention: str, ours: str = 'qformer.layers.{}.',
+          mlps: tuple[tuple[str, str, str], ...] = (('_query', 'query_mlp', 'query_norm'),
+                                                    ('', 'text_mlp', 'text_norm'))) -> dict[str, str]:
+    """Rows of the layers of a BERT that cross-attends.
 
     Args:
         prefix: What stands before a layer's own names, with ``{}`` for its number and a dot at the end.
         attention: Name of the module that asks: 'self' in BERT, 'attention' in transformers' Q-Former.
+        ours: What stands before ours.
+        mlps: What ends their names of an MLP, and our names of it and of the norm behind it.
     """
-    ours = 'qformer.layers.{}.'
     rows = {}
     for theirs, own in (('attention', 'attention'), ('crossattention', 'cross_attention')):
         for part in ('query', 'key', 'value'):
             rows[f'{prefix}{theirs}.{attention}.{part}.*'] = f'{ours}{own}.{part}.*'
         rows[f'{prefix}{theirs}.output.dense.*'] = f'{ours}{own}.output.*'
         rows[f'{prefix}{theirs}.output.LayerNorm.*'] = f'{ours}{own}_norm.*'
-    for theirs, own in (('_query', 'query'), ('', 'text')):
-        rows[f'{prefix}intermediate{theirs}.dense.*'] = f'{ours}{own}_mlp.fc1.*'
-        rows[f'{prefix}output{theirs}.dense.*'] = f'{ours}{own}_mlp.fc2.*'
-        rows[f'{prefix}output{theirs}.LayerNorm.*'] = f'{ours}{own}_norm.*'
+    for theirs, mlp, norm in mlps:
+        rows[f'{prefix}intermediate{theirs}.dense.*'] = f'{ours}{mlp}.fc1.*'
+        rows[f'{prefix}output{theirs}.dense.*'] = f'{ours}{mlp}.fc2.*'
+        rows[f'{prefix}output{theirs}.LayerNorm.*'] = f'{ours}{norm}.*'
     return rows
 
 

@@ -1,4 +1,4 @@
-"""BLIP-2 and InstructBLIP checkpoints in the names of LAVIS.
+"""BLIP-2 and InstructBLIP checkpoints in the names of LAVIS; those of BLIP are in ``blip.py``.
 
 One table a vision encoder and a language model. A file of LAVIS holds what was trained, so the vision encoder is there
 only where it was trained too, and the language model never; yet the second names of a language model's tied embeddings
@@ -7,6 +7,7 @@ leak into it.
 from collections.abc import Iterable
 
 from ..errors import CheckpointError
+from . import blip
 from .keymap import Layout, inner, strip
 
 _VISION = {
@@ -78,10 +79,10 @@ def layout(vision: str = 'eva', language: str | None = None, leaks: tuple[str, .
 
 
 def recognise(keys: Iterable[str]) -> Layout | None:
-    """The layout of a file with these keys; None if it is none of BLIP-2 in LAVIS."""
+    """The layout of a file with these keys; None if it is none of BLIP-2 or BLIP in LAVIS."""
     keys = strip(keys)
     if not any(key.startswith(('Qformer.bert.', 'ln_vision.')) for key in keys):
-        return None
+        return blip.recognise_lavis(keys)
     language = next((kind for kind in _TIED
                      if any(key.startswith((f'{kind}_proj.', f'{kind}_model.')) for key in keys)), None)
     held = {key for key in keys if key.startswith(f'{language}_model.')}
@@ -93,6 +94,8 @@ def recognise(keys: Iterable[str]) -> Layout | None:
 def to_write(keys: Iterable[str], language: str | None = None) -> Layout:
     """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`."""
     keys = set(keys)
+    if blip.kind_of(keys) is not None:
+        return blip.to_write('LAVIS', keys)
     if language not in (None, *_TIED):
         raise CheckpointError(f'language is {language!r}, and LAVIS calls its language models '
                               f'{", ".join(map(repr, _TIED))}')

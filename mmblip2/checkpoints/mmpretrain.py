@@ -1,10 +1,12 @@
-"""BLIP-2 checkpoints in the names of mmpretrain: ``Blip2Retrieval``, ``Blip2Caption`` and ``Blip2VQA``.
+"""BLIP-2 checkpoints in the names of mmpretrain: ``Blip2Retrieval``, ``Blip2Caption`` and ``Blip2VQA``; those of
+BLIP are in ``blip.py``.
 
 One table for retrieval and one for caption and VQA, because ``vision_neck.fc`` is the contrastive projection of the
 images in the first and the projection to the language model in the second. The language model is never in a file.
 """
 from collections.abc import Iterable
 
+from . import blip
 from .keymap import Layout, inner, strip
 
 _SHARED = {
@@ -46,14 +48,17 @@ GENERATION = Layout('mmpretrain', 'caption or VQA', {**_SHARED, **_GENERATION}, 
 
 
 def recognise(keys: Iterable[str]) -> Layout | None:
-    """The layout of a file with these keys; None if it is none of BLIP-2 in mmpretrain."""
+    """The layout of a file with these keys; None if it is none of BLIP-2 or BLIP in mmpretrain."""
     keys = strip(keys)
     if 'query_tokens' not in keys or not any(key.startswith('multimodal_backbone.bert.') for key in keys):
-        return None
+        return blip.recognise_mmpretrain(keys)
     heads = ('temp', 'text_neck.', 'multimodal_head.')  # only retrieval has them
     return RETRIEVAL if any(key.startswith(heads) for key in keys) else GENERATION
 
 
 def to_write(keys: Iterable[str]) -> Layout:
     """The layout that takes a model of ours with these keys; see :func:`mmblip2.checkpoints.layouts.to_write`."""
-    return GENERATION if 'language_projection.weight' in set(keys) else RETRIEVAL
+    keys = set(keys)
+    if blip.kind_of(keys) is not None:
+        return blip.to_write('mmpretrain', keys)
+    return GENERATION if 'language_projection.weight' in keys else RETRIEVAL

@@ -15,8 +15,10 @@ from urllib.parse import unquote, urlsplit
 from ..errors import CheckpointError, first_lines
 from .files import shards_of, weights_file
 
-LAVIS = 'https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/'
-MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v1/blip2/'
+_SALESFORCE = 'https://storage.googleapis.com/sfr-vision-language-research/'
+LAVIS = f'{_SALESFORCE}LAVIS/models/'
+BLIP = f'{_SALESFORCE}BLIP/models/'
+MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v1/'
 # Published files by their names, wherever a config or a user says that they are, and where they come from.
 PUBLISHED = {
     **{name: f'{LAVIS}BLIP2/{name}' for name in (
@@ -27,9 +29,27 @@ PUBLISHED = {
     **{name: f'{LAVIS}InstructBLIP/{name}' for name in (
         'instruct_blip_vicuna7b_trimmed.pth', 'instruct_blip_vicuna13b_trimmed.pth',
         'instruct_blip_flanxl_trimmed.pth', 'instruct_blip_flanxxl_trimmed.pth')},
-    **{name: f'{MMPRETRAIN}{name}' for name in (
+    **{name: f'{LAVIS}BLIP/{name}' for name in (
+        'blip_coco_caption_base.pth', 'blip_coco_retrieval.pth', 'blip_flickr_retrieval.pth', 'blip_okvqa.pth',
+        'blip_aokvqa.pth')},
+    **{name: f'{BLIP}{name}' for name in (
+        'model_base_capfilt_large.pth', 'model_base.pth', 'model_base_14M.pth', 'model_large.pth',
+        'model_base_caption_capfilt_large.pth', 'model_large_caption.pth', 'model_base_vqa_capfilt_large.pth',
+        'model_vqa.pth', 'model_base_retrieval_coco.pth', 'model_base_retrieval_flickr.pth',
+        'model_large_retrieval_coco.pth', 'model_large_retrieval_flickr.pth', 'model_base_nlvr.pth')},
+    **{name: f'{MMPRETRAIN}blip2/{name}' for name in (
         'blip2-opt2.7b_3rdparty_pretrain_20230505-b51db4e1.pth', 'blip2_3rdparty_pretrain_20230505-f7ef4390.pth')},
+    **{name: f'{MMPRETRAIN}blip/{name}' for name in (
+        'blip-base_3rdparty_coco-caption_20230419-a5b71af3.pth',
+        'blip-base_3rdparty-capflit_vqa_20230505-81488941.pth',
+        'blip-base_3rdparty_coco-retrieval_20230419-a1804d2c.pth', 'blip-base_3rdparty_nlvr_20230427-3b14d33f.pth')},
     'bert-base-uncased': 'google-bert/bert-base-uncased',
+    'deit_base_patch16_224-b5f2ef4d.pth': 'https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth',
+    'vit_large_patch16_224.augreg_in21k': 'timm/vit_large_patch16_224.augreg_in21k',
+    # lists of answers that a model of question answering ranks
+    'answer_list.json': f'{_SALESFORCE}datasets/answer_list.json',
+    'okvqa_answer_list_train.json': f'{_SALESFORCE}LAVIS/datasets/okvqa/okvqa_answer_list_train.json',
+    'specialized_vocab_train.json': f'{_SALESFORCE}LAVIS/datasets/aokvqa/specialized_vocab_train.json',
 }
 VARIABLE = 'MMBLIP2_WEIGHTS'
 TIMEOUT = 30  # seconds without an answer

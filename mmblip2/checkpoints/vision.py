@@ -1,9 +1,9 @@
 """Published vision encoders in the names of ``VisionTransformer``: the key maps as data.
 
 Known layouts: transformers (``CLIPVisionModel``, ``CLIPModel``, ``Blip2VisionModel`` and what contains it), OpenAI's
-CLIP (LAVIS's ``clip_vit_L.pth``) and EVA in LAVIS's names (``eva_vit_g.pth``, ``visual_encoder.*``). What lies behind
-the last block of the model (a final norm, a head, the text half, and one further block, the one that BLIP-2 drops) is
-left out.
+CLIP (LAVIS's ``clip_vit_L.pth``), and timm's names, which LAVIS has, too (``eva_vit_g.pth``, ``visual_encoder.*``,
+DeiT). What lies behind the last block of the model (a head, the text half, one further block, the one that BLIP-2
+drops, and a final norm unless the model has one, as BLIP's) is left out.
 """
 import re
 from typing import NamedTuple
@@ -43,7 +43,7 @@ _LAYOUTS = (
          'attn.out_proj': 'attn.proj'}),
     _Layout(
         'LAVIS', 'patch_embed.proj.weight', 'blocks',
-        {'cls_token': 'cls_token', 'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed'},
+        {'cls_token': 'cls_token', 'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed', 'norm': 'norm'},
         {name: name for name in ('norm1', 'norm2', 'attn', 'mlp.fc1', 'mlp.fc2')}),
 )
 
@@ -90,6 +90,7 @@ def to_own_names(state: dict[str, torch.Tensor], encoder) -> tuple[dict[str, tor
     for key in renamed.keys() & {'cls_token', 'pos_embed'}:
         renamed[key] = renamed[key].reshape(1, -1, renamed[key].size(-1))
     own = encoder.state_dict()
+    renamed = {key: value for key, value in renamed.items() if not key.startswith('norm.') or key in own}
     for number in range(len(encoder.blocks)):
         _fit_bias(renamed, f'blocks.{number}.attn.', own)
     note = f'the file has the names of {layout.name} and {blocks} blocks'

@@ -3,6 +3,7 @@ from . import transforms  # noqa: F401
 from .coco_caption import COCOCaption, Flickr30kCaption, NoCaps, VisualGenomeCaption
 from .coco_retrieval import COCORetrieval, Flickr30kRetrieval
 from .image_text_pairs import ImageTextPairs
+from .nlvr2 import NLVR2
 from .question_lists import AOKVQA, GQA, TextVQA, VisualGenomeQA
 from .samplers import Draw, SeekableInfiniteSampler, SeekableSampler
 from .scene_labels import SceneLabels
@@ -11,6 +12,6 @@ from .vqa import COCOVQA
 
 __all__ = [
     'AOKVQA', 'COCOCaption', 'COCORetrieval', 'COCOVQA', 'Draw', 'Flickr30kCaption', 'Flickr30kRetrieval', 'GQA',
-    'ImageTextPairs', 'NoCaps', 'SceneLabels', 'SeekableInfiniteSampler', 'SeekableSampler', 'TextCorpus', 'TextVQA',
-    'VisualGenomeCaption', 'VisualGenomeQA'
+    'ImageTextPairs', 'NLVR2', 'NoCaps', 'SceneLabels', 'SeekableInfiniteSampler', 'SeekableSampler', 'TextCorpus',
+    'TextVQA', 'VisualGenomeCaption', 'VisualGenomeQA'
 ]

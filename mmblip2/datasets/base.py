@@ -55,10 +55,24 @@ def missing_files(paths):
     return missing
 
 
+def image_files(row):
+    """Paths of the images of a row: one, none, or those of a tuple.
+
+    Args:
+        row (dict): Of ``load_data_list``.
+
+    Returns:
+        tuple[str]: The paths.
+    """
+    paths = row.get('img_path', ())
+    return (paths, ) if isinstance(paths, str) else paths
+
+
 class ImageTextDataset(BaseDataset):
     """Base of the data sets: a subclass implements ``load_data_list``, which returns plain dicts.
 
-    A row has ``img_path`` (joined; absent in sets without images), ``image_id`` and what its task needs.
+    A row has ``img_path`` (joined; a tuple where a sample has several images; absent in sets without images),
+    ``image_id`` and what its task needs.
     All rows are checked when the data set is built: no rows, empty texts, one id for two images and missing
     files are errors. An image that cannot be decoded is an error too, in training as well: nothing is
     replaced in silence.
@@ -192,7 +206,7 @@ class ImageTextDataset(BaseDataset):
         missing = set(missing_files(self._image_paths()))
         if missing:
             self._warn(f'{len(missing)} images are missing: their samples are dropped')
-        return [row for row in self.data_list if row.get('img_path') not in missing]
+        return [row for row in self.data_list if missing.isdisjoint(image_files(row))]
 
     def _filters(self, what):
         return bool((self.filter_cfg or {}).get(what, False))
@@ -227,7 +241,7 @@ class ImageTextDataset(BaseDataset):
 
     def _check_images(self):
         """Refuse one image id for two files, and files that are not there."""
-        path_of: dict[Any, str] = {}
+        path_of: dict[Any, str | tuple[str, ...]] = {}
         id_of: dict[str, Any] = {}
         for row in self.data_list:
             if 'img_path' not in row:
@@ -236,7 +250,7 @@ class ImageTextDataset(BaseDataset):
             if path_of.setdefault(image_id, path) != path:
                 raise DataError(f'image id {image_id!r} of {self.source} stands for two images, '
                                 f'{path_of[image_id]} and {path}: give every image its own image_id')
-            id_of.setdefault(path, image_id)
+            id_of.update((file, image_id) for file in image_files(row) if file not in id_of)
         missing = missing_files(id_of)
         if missing:
             raise DataError(
@@ -247,7 +261,7 @@ class ImageTextDataset(BaseDataset):
 
     def _image_paths(self):
         """The different images, in the order of the rows."""
-        return list(dict.fromkeys(row['img_path'] for row in self.data_list if 'img_path' in row))
+        return list(dict.fromkeys(path for row in self.data_list for path in image_files(row)))
 
     def _exchange_images(self):
         paths = self._image_paths()
@@ -256,4 +270,5 @@ class ImageTextDataset(BaseDataset):
                             f'{self.source} has {len(paths)}')
         shown = {path: paths[other] for path, other in zip(paths, derange(len(paths)))}
         for row in self.data_list:
-            row['img_path'] = shown[row['img_path']]
+            others = tuple(shown[path] for path in image_files(row))
+            row['img_path'] = others[0] if isinstance(row['img_path'], str) else others

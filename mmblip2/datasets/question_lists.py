@@ -2,6 +2,7 @@
 import os
 from abc import abstractmethod
 
+from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
@@ -156,10 +157,27 @@ class VisualGenomeQA(QuestionList):
     Args:
         ann_file (str): ``question_answers.json``, or LAVIS's ``vg_qa.json``. Images are ``<image_id>.jpg`` in the
             folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly.
+        answer_weight (float): What an answer counts where all of VQAv2's answers of a question together count 1
+            (``VQAPrompt(every_answer=True)``): 0.2 in BLIP's code, 1 in LAVIS.
         **kwargs: See ``ImageTextDataset``.
+
+    Raises:
+        ConfigError: ``answer_weight`` is not above 0.
     """
 
     layout = 'the official layout [{"id", "qas": [{"qa_id", "image_id", "question", "answer"}, ...]}, ...]'
+
+    def __init__(self, ann_file, answer_weight=0.2, **kwargs):
+        if answer_weight <= 0:
+            raise ConfigError(f'answer_weight of VisualGenomeQA is {answer_weight}, expected a number above 0')
+        self.answer_weight = answer_weight
+        super().__init__(ann_file=ann_file, **kwargs)
+
+    def load_data_list(self):
+        """Returns:
+            list[dict]: One row a question, with ``answer_weight``.
+        """
+        return [dict(row, answer_weight=self.answer_weight) for row in super().load_data_list()]
 
     def rows(self, content):
         if not are_objects(content, 'qas') or not all(

@@ -5,8 +5,10 @@ import math
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -74,6 +76,60 @@ class Blocks:
                 self.folder.parent.rmdir()
 
 
+class Rows:
+    """Rows (N, ...) of which the first are in memory and the others in a file without a name.
+
+    The file is read and written, not mapped: the pages of a mapped file count as memory of the process.
+
+    Args:
+        memory (Tensor): (M, ...), M <= N.
+        file (file, optional): With room for the other rows; None if there are none.
+    """
+
+    def __init__(self, memory: torch.Tensor, file: IO[bytes] | None):
+        self.memory = memory
+        self._file = file
+        self.device = memory.device
+
+    def __setitem__(self, index: torch.Tensor, rows: torch.Tensor):
+        """Keep rows (*index.shape, ...) under an int64 index."""
+        index, rows = index.flatten(), rows.reshape(-1, *self.memory.shape[1:])
+        inside = index < len(self.memory)
+        self.memory[index[inside]] = rows[inside]
+        for count, data, offset in self._runs(index, rows):
+            written = os.pwrite(self._descriptor, data, offset)
+            if written != len(data):
+                raise OSError(errno.EIO, f'{written} of {len(data)} bytes of {count} rows were written')
+
+    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+        """Copies (*index.shape, ...) of the rows of an int64 index."""
+        flat = index.flatten()
+        rows = self.memory.new_empty(len(flat), *self.memory.shape[1:])
+        inside = flat < len(self.memory)
+        rows[inside] = self.memory[flat[inside]]
+        for count, data, offset in self._runs(flat, rows):
+            got = os.preadv(self._descriptor, [data], offset)
+            if got != len(data):
+                raise OSError(errno.EIO, f'{got} of {len(data)} bytes of {count} rows were read')
+        return rows.view(*index.shape, *rows.shape[1:])
+
+    @property
+    def _descriptor(self) -> int:
+        assert self._file is not None
+        return self._file.fileno()
+
+    def _runs(self, index, rows):
+        """What of an index lies in the file, rows that follow one another together: (count, bytes, offset)."""
+        places = (index >= len(self.memory)).nonzero()[:, 0]
+        if not len(places):
+            return
+        together = (places.diff() == 1) & (index[places].diff() == 1)
+        for run in places.tensor_split((~together).nonzero()[:, 0] + 1):
+            first, count = int(run[0]), len(run)
+            data = rows[first:first + count].flatten().view(torch.uint8).numpy().data
+            yield count, data, int(index[first] - len(self.memory)) * (len(data) // count)
+
+
 class Shelf:
     """Tensors in memory up to a bound, the others in files without a name, which end with the process.
 
@@ -91,47 +147,25 @@ class Shelf:
         self.folder = folder
         self.in_memory = self.in_files = 0
 
-    def _takes(self, size):
-        fits = self.in_memory + size <= self.room
-        self.in_memory += size * fits
-        self.in_files += size * (not fits)
-        return fits
-
-    def _file(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.NamedTemporaryFile(dir=self.folder)
-
-    def put(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A CPU tensor with the same content, for reading.
-
-        Raises:
-            ConfigError: The disk is full.
-        """
-        if self._takes(tensor.numel() * tensor.element_size()):
-            return tensor
-        with self._disk_full_named(), self._file() as file:
-            file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-            file.flush()
-            kept = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
-        return kept.view(tensor.shape)
-
-    def empty(self, shape, dtype: torch.dtype) -> torch.Tensor:
-        """A CPU tensor to be filled.
+    def rows(self, count: int, shape: Sequence[int], dtype: torch.dtype) -> Rows:
+        """Room for ``count`` rows of one shape, to be filled.
 
         Raises:
             ConfigError: The disk is full.
         """
         size = math.prod(shape) * dtype.itemsize
-        if self._takes(size):
-            return torch.empty(shape, dtype=dtype)
-        with self._disk_full_named(), self._file() as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, a crash later
-            return torch.from_file(file.name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+        inside = min(count, int(max(0, self.room - self.in_memory) // max(size, 1)))
+        outside = (count - inside) * size
+        self.in_memory += inside * size
+        self.in_files += outside
+        return Rows(torch.empty((inside, *shape), dtype=dtype), self._file(outside) if outside else None)
 
-    @contextmanager
-    def _disk_full_named(self):
+    def _file(self, size):
         try:
-            yield
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115, it is closed with its rows
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not in the middle
+            return file
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -25,7 +25,7 @@ from mmblip2.registry import LOOPS
 from mmblip2.utils.dist import gather_objects, world
 
 from .autocast import autocast_context, resolve_dtype
-from .evaluation_blocks import Blocks, Shelf, digest_of, file_facts
+from .evaluation_blocks import Blocks, Rows, Shelf, digest_of, file_facts
 from .preempt import outlasts_term
 from .random_state import random_state_kept
 
@@ -218,23 +218,23 @@ class _RetrievalLoop(BaseLoop):
             own (list[list[int]]): Images of a batch each.
 
         Returns:
-            tuple: dicts of image to float32 (N,), and of image to (1, P, E).
+            tuple: dict of image to float32 (N,), and the patches by image.
         """
         model, device = self._model, self._device()
         kept = {batch[0]: blocks.read(f'images-{batch[0]}') for batch in own}
         needed = [batch for batch in own if kept[batch[0]] is None
                   or self.k_test and any(i not in done for i in batch)]
         dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        patches: dict[int, torch.Tensor] = {}
+        patches = _Patches(shelf, [i for batch in needed for i in batch if i not in done] if self.k_test else [])
         bar = self._progress(len(needed), 'encode images, batch')
         for batch, data in zip(needed, self._loader(needed)):
             images = model.encode_image(model.data_preprocessor(data, False)['images'])
             if kept[batch[0]] is None:
                 kept[batch[0]] = dict(feats=model.image_features(images).cpu())  # (B, Q, C)
                 blocks.write(f'images-{batch[0]}', kept[batch[0]])
-            if self.k_test:
-                whole = shelf.put(images.patches.to(dtype).cpu())
-                patches.update((i, whole[row:row + 1]) for row, i in enumerate(batch) if i not in done)
+            for row, i in enumerate(batch):
+                if i in patches:
+                    patches[i] = images.patches[row:row + 1].to(dtype)
             bar()
         similarity: dict[int, torch.Tensor] = {}
         text_feats = text_feats.to(device)
@@ -257,13 +257,14 @@ class _RetrievalLoop(BaseLoop):
         scores = {i: done[i] for i, rows in wanted.items() if i in done and torch.equal(done[i][0].long(), rows)}
         todo = [i for i in wanted if i not in scores]
         other = [[i] for i in todo if i not in patches]  # finished once, but with other candidates
+        others = _Patches(shelf, [i for i, in other])
         for (i, ), data in zip(other, self._loader(other) if other else ()):
-            patches[i] = model.encode_image(model.data_preprocessor(data, False)['images']).patches
+            others[i] = model.encode_image(model.data_preprocessor(data, False)['images']).patches
         starts = _TextStarts(self, texts, [wanted[i] for i in todo], shelf)
         bar = self._progress(sum(len(wanted[i]) for i in todo), 're-rank, pair')
         for count, i in enumerate(todo, 1):
             image_kv = [kv and KeyValue(kv.key.contiguous(), kv.value.contiguous())  # faster for many texts
-                        for kv in model.qformer.project_image(patches.pop(i).to(device))]
+                        for kv in model.project_image((patches if i in patches else others)[i].to(device))]
             logits = torch.empty(len(wanted[i]))
             for places in _alike(starts.lengths[wanted[i]], self.text_batch_size):
                 logits[places] = model.match_started(image_kv, *starts.rows(wanted[i][places]))[:, 1].cpu()
@@ -377,18 +378,40 @@ class _RetrievalLoop(BaseLoop):
         return torch.stack([merged[i] for i in range(total)])
 
 
-class _TextStarts:
-    """What the Q-Former computes of a text before it reads an image: kept for all wanted texts unless it is too large.
+class _Patches:
+    """Patches (1, P, E) by image, on a shelf; ``images`` are those that will be kept."""
 
-    Texts are computed in batches that depend on nothing but the texts, so that every process gets the same values.
+    def __init__(self, shelf, images):
+        self.shelf = shelf
+        self.places = {image: torch.tensor([row]) for row, image in enumerate(images)}
+        self.rows: Rows | None = None
+
+    def __contains__(self, image):
+        return image in self.places
+
+    def __setitem__(self, image, patches):
+        if self.rows is None:
+            self.rows = self.shelf.rows(len(self.places), patches.shape[1:], patches.dtype)
+        self.rows[self.places[image]] = patches.cpu()
+
+    def __getitem__(self, image):
+        assert self.rows is not None
+        return self.rows[self.places[image]]
+
+
+class _TextStarts:
+    """What the model computes of a text before it reads an image (``start_text``): kept for all wanted texts unless it
+    is too large.
+
+    Of a text's tokens only the real ones are kept. Texts are computed in batches that depend on nothing but the texts,
+    so that every process gets the same values.
     """
 
     def __init__(self, loop, texts, wanted, shelf):
         self.loop, self.texts = loop, texts
         self.lengths = texts.mask.sum(dim=1)
         self.offsets = self.lengths.cumsum(0) - self.lengths
-        self.queries: torch.Tensor | None = None
-        self.text: torch.Tensor | None = None
+        self.kept: list[torch.Tensor | Rows] = []  # a row a text each; the last one a row a token
         used = torch.zeros(len(self.lengths), dtype=torch.bool)
         for rows in wanted:
             used[rows] = True
@@ -397,39 +420,41 @@ class _TextStarts:
                         if used[rows].any()], shelf)
 
     def _keep(self, batches, shelf):
-        queries, text = self._start(batches[0])
-        shapes = (len(self.lengths), *queries.shape[1:]), (int(self.lengths.sum()), text.size(2))
-        size = sum(math.prod(shape) for shape in shapes) * queries.element_size()
-        device = queries.device
+        *others, tokens = self._start(batches[0])
+        shapes = [(len(self.lengths), *other.shape[1:]) for other in others]
+        shapes.append((int(self.lengths.sum()), tokens.size(2)))
+        size = sum(math.prod(shape) for shape in shapes) * tokens.element_size()
+        device = tokens.device
         if device.type == 'cuda' and 2 * size < torch.cuda.mem_get_info(device)[0]:
-            self.queries, self.text = (queries.new_empty(shape) for shape in shapes)
+            self.kept = [tokens.new_empty(shape) for shape in shapes]
         elif size <= 4 * shelf.room:
-            self.queries, self.text = (shelf.empty(shape, queries.dtype) for shape in shapes)
-        if self.queries is None or self.text is None:
+            self.kept = [shelf.rows(shape[0], shape[1:], tokens.dtype) for shape in shapes]
+        if not self.kept:
             return
         for rows in batches:
-            queries, text = self._start(rows)
-            real = self.texts.mask[rows][:, :text.size(1)].bool()
-            places = (self.offsets[rows][:, None] + torch.arange(text.size(1)))[real]
-            self.queries[rows.to(self.queries.device)] = queries.to(self.queries.device)
-            self.text[places.to(self.text.device)] = text[real.to(device)].to(self.text.device)
+            *others, tokens = self._start(rows)
+            for kept, other in zip(self.kept, others):
+                kept[rows.to(kept.device)] = other.to(kept.device)
+            real = self.texts.mask[rows][:, :tokens.size(1)].bool()
+            places = (self.offsets[rows][:, None] + torch.arange(tokens.size(1)))[real]
+            kept = self.kept[-1]
+            kept[places.to(kept.device)] = tokens[real.to(device)].to(kept.device)
 
     def _start(self, rows):
-        """Queries (B, Q, D) and text (B, T, D)."""
         return self.loop._model.start_text(self.texts.rows(rows).trimmed(self.loop._device()))
 
     def rows(self, rows):
-        """Queries (B, Q, D), text (B, T, D) and mask (B, T), or None where no text is padded, of some texts."""
+        """What ``match_started`` takes of some texts: the tuple, and a mask (B, T) or None where no text is padded."""
         lengths = self.lengths[rows]
         longest = int(lengths.max())
         device = self.loop._device()
         mask = torch.arange(longest) < lengths[:, None]
         on_device = None if mask.all() else mask.to(device)
-        if self.queries is None or self.text is None:
-            return *self._start(rows), on_device
+        if not self.kept:
+            return self._start(rows), on_device
         places = (self.offsets[rows][:, None] + torch.arange(longest)).where(mask, self.offsets[rows][:, None])
-        kept = self.queries.device
-        return self.queries[rows.to(kept)].to(device), self.text[places.to(kept)].to(device), on_device
+        indices = [rows] * (len(self.kept) - 1) + [places]
+        return tuple(kept[index.to(kept.device)].to(device) for kept, index in zip(self.kept, indices)), on_device
 
 
 def _alike(lengths: torch.Tensor, most: int) -> list[torch.Tensor]:

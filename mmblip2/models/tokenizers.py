@@ -1,4 +1,4 @@
-"""The Q-Former's text tokenizer, and a stand-in for tokenizers without files."""
+"""The text tokenizer of Q-Former and MED, and a stand-in for tokenizers without files."""
 import json
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -28,6 +28,12 @@ class TextBatch(NamedTuple):
         length = int(self.mask.sum(dim=1).max())
         return TextBatch(self.input_ids[:, :length].to(device), self.mask[:, :length].to(device))
 
+    def begin_with(self, token_id: int) -> 'TextBatch':
+        """With another first token: [DEC] for text that is written, [ENC] for text that reads an image (BLIP)."""
+        input_ids = self.input_ids.clone()
+        input_ids[:, 0] = token_id
+        return TextBatch(input_ids, self.mask)
+
 
 def _without_placeholder(tokenizer):
     """The tokenizer without the ``<image>`` that ``Blip2Processor`` adds behind the vocabulary."""
@@ -43,19 +49,21 @@ def _without_placeholder(tokenizer):
 
 @MODELS.register_module()
 class BertTokenizer:
-    """WordPiece tokenizer of a BERT folder, with the ``[DEC]`` token that starts generated text.
+    """WordPiece tokenizer of a BERT folder, with the ``[DEC]`` token that starts generated text, and BLIP's ``[ENC]``
+    that starts a text that reads an image.
 
     An ``<image>`` that a processor of transformers has added is taken out again: no table has a row for it.
 
     Args:
         path (str): Folder that ``transformers.AutoTokenizer`` can read, or a hub name; of a path that is not there, the
             last part may be a folder in ``MMBLIP2_WEIGHTS``, or 'bert-base-uncased'.
+        enc_token (bool): Add [ENC], after [DEC], as BLIP does; BLIP-2 has none.
 
     Raises:
         ConfigError: If ``path`` cannot be read, or has no [CLS], [SEP] and [PAD].
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, enc_token: bool = False):
         from mmblip2.checkpoints.sources import local_or_hub
         path = local_or_hub(path)
         try:
@@ -67,8 +75,11 @@ class BertTokenizer:
             if getattr(tokenizer, f'{name}_token_id') is None:
                 raise ConfigError(f'the tokenizer in {path!r} has no {name}_token: a BERT tokenizer is needed')
         tokenizer.add_special_tokens({'bos_token': '[DEC]'})
+        if enc_token:
+            tokenizer.add_special_tokens({'additional_special_tokens': ['[ENC]']})
         self.tokenizer = tokenizer
         self.dec_id = tokenizer.bos_token_id
+        self.enc_id = tokenizer.convert_tokens_to_ids('[ENC]') if enc_token else None
         self.sep_id = tokenizer.sep_token_id
         self.pad_id = tokenizer.pad_token_id
 
@@ -94,6 +105,7 @@ class SizeOnlyTokenizer:
     """
 
     pad_token_id = bos_token_id = eos_token_id = 0
+    pad_id = sep_id = dec_id = enc_id = 0
     pad_token = bos_token = eos_token = '</s>'
 
     def __init__(self, size: int):

@@ -34,6 +34,7 @@ _MULTS = ('lr_mult', 'decay_mult')
 _GIVEN_BY_BUILDERS = {'runner', 'dataloader', 'evaluator', 'dataset', 'optimizer', 'params', 'module', 'name',
                       'sampler', 'optim_wrapper_cfg', 'save_dir'}
 _RESIZES = ('Resize', 'RandomResizedCrop', 'CenterCrop')
+_NESTING = ('EachImage', )  # transforms with a list of transforms
 FOREIGN_KEYS = ('init_cfg', 'config')  # what is below belongs to another package
 
 
@@ -442,11 +443,16 @@ class _Checker:
         self.item(dataset, path, root.DATASETS)
         if not isinstance(dataset, dict):
             return
-        for where, item in self.entries(dataset.get('pipeline'), f'{path}.pipeline', always_list=True):
-            self.item(item, where, root.TRANSFORMS)
+        self.pipeline(dataset.get('pipeline'), f'{path}.pipeline', root)
         self.dataset(dataset.get('dataset'), f'{path}.dataset', root)
         for where, item in self.entries(dataset.get('datasets'), f'{path}.datasets', always_list=True):
             self.dataset(item, where, root)
+
+    def pipeline(self, steps, path, root):
+        for where, item in self.entries(steps, path, always_list=True):
+            self.item(item, where, root.TRANSFORMS)
+            if isinstance(item, dict) and item.get('type') in _NESTING:
+                self.pipeline(item.get('transforms'), f'{where}.transforms', root)
 
     def _train_loop(self):
         train_cfg = self.cfg.get('train_cfg') or {}
@@ -549,13 +555,13 @@ class _Checker:
             if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
                 continue
             for path, dataset in innermost_datasets(loader['dataset'], f'{split}_dataloader.dataset'):
-                sizes = [(number, item['scale']) for number, item in enumerate(dataset.get('pipeline') or [])
-                         if isinstance(item, dict) and item.get('type') in _RESIZES and 'scale' in item]
+                sizes = [(step, item['scale']) for step, item in _steps(dataset.get('pipeline'), f'{path}.pipeline')
+                         if item.get('type') in _RESIZES and 'scale' in item]
                 if sizes and _pair(sizes[-1][1]) != _pair(size):
-                    number, scale = sizes[-1]
+                    step, scale = sizes[-1]
                     self.problems.append(
                         f'image size of the model ({_show(size)}) and of {split}_pipeline ({_show(scale)}) '
-                        f'differ: set both to one value ({where}, {path}.pipeline[{number}].scale)')
+                        f'differ: set both to one value ({where}, {step}.scale)')
 
     def save_best(self, root):
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint')
@@ -580,6 +586,15 @@ class _Checker:
 
 def _dict(value):
     return value if isinstance(value, dict) else {}
+
+
+def _steps(pipeline, path):
+    """(path, transform) of a pipeline, in the order in which they are applied, also of transforms inside others."""
+    for where, item in _each(pipeline, path):
+        if isinstance(item, dict):
+            yield where, item
+            if item.get('type') in _NESTING:
+                yield from _steps(item.get('transforms'), f'{where}.transforms')
 
 
 def _each(value, path, always_list=False):

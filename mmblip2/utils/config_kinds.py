@@ -89,7 +89,7 @@ def wrong_values(kind, given):
     if getattr(kind, '__module__', '').split('.')[0] not in ('mmblip2', 'mmengine', 'torch'):
         return {}
     problems = {}
-    for name, parameter in _parameters(kind).items():
+    for name, parameter in parameters_of(kind).items():
         value, default = given.get(name), parameter.default
         numeric = type(default) in (int, float) or parameter.annotation in (int, float, 'int', 'float')
         if numeric and isinstance(value, str):
@@ -99,8 +99,8 @@ def wrong_values(kind, given):
     return problems
 
 
-def _parameters(kind):
-    """By name, those of the class before those of its base classes."""
+def parameters_of(kind):
+    """What a class or a function takes, by name; of a class its own arguments before those of its base classes."""
     if not inspect.isclass(kind):
         return dict(inspect.signature(kind).parameters)
     found: dict[str, inspect.Parameter] = {}

@@ -15,9 +15,9 @@ _NO_SETTINGS = ('architectures', 'dtype', 'torch_dtype', 'transformers_version')
 def build_on_meta(model_cfg):
     """Build a model whose parameters are on torch's meta device: they have shapes and no values.
 
-    Frozen parts load no weights, a tokenizer is replaced by one of the declared size (``qformer.vocab_size``, and
-    ``config.vocab_size`` of the language model), and a language model is built from its ``config`` alone. A local
-    folder with a ``config.json`` is used where the config does not give the architecture.
+    Frozen parts load no weights, a tokenizer is replaced by one of the declared size (``vocab_size`` of the part that
+    reads text, and ``config.vocab_size`` of the language model), and a language model is built from its ``config``
+    alone. A local folder with a ``config.json`` is used where the config does not give the architecture.
 
     Args:
         model_cfg (dict): The ``model`` of a config; it is not changed.
@@ -44,7 +44,7 @@ def _without_files(node):
         return [_without_files(item) for item in node]
     if not isinstance(node, dict):
         return node
-    words = (node.get('qformer') or {}).get('vocab_size')
+    words = next((size for _, tower in towers(node) if (size := argument(tower, 'vocab_size')) is not None), None)
     copy: dict[str, Any] = {}
     for key, value in node.items():
         if key == 'tokenizer' and isinstance(value, dict) and words is not None:
@@ -61,6 +61,41 @@ def _without_files(node):
         if 'tokenizer' in copy or _is_language_model(copy):
             copy['tokenizer'] = dict(type='SizeOnlyTokenizer', size=_vocabulary(copy, node))
     return copy
+
+
+def towers(node):
+    """The parts of a model's config that grow out of a BERT: a Q-Former, a MED.
+
+    Args:
+        node (dict): The ``model`` of a config.
+
+    Returns:
+        list[tuple[str, dict]]: Name and config of each.
+    """
+    from ..models.layers import BertTower
+    from ..registry import MODELS
+    found = []
+    for name, part in node.items():
+        kind = MODELS.get(part['type']) if isinstance(part, dict) and isinstance(part.get('type'), str) else None
+        if inspect.isclass(kind) and issubclass(kind, BertTower):
+            found.append((name, part))
+    return found
+
+
+def argument(node, name):
+    """What the part that a config builds gets for an argument: the config's value, or the default.
+
+    Args:
+        node (dict): With ``type``.
+        name (str): Of the argument.
+
+    Returns:
+        Any: None where there is no such argument.
+    """
+    from ..registry import MODELS
+    from .config_kinds import parameters_of
+    known = parameters_of(MODELS.get(node['type'])).get(name)
+    return node.get(name, known.default if known is not None else None)
 
 
 def _is_language_model(cfg):

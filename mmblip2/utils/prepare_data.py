@@ -38,6 +38,7 @@ class Images(NamedTuple):
         number: Number of images as published; None where it is not.
         url: Where to get it.
         needed: False: its absence is said, but is no failure.
+        nested: Whether a folder that is unpacked already has its images in folders. What is unpacked here has none.
     """
     archive: str | None
     inside: str
@@ -45,6 +46,7 @@ class Images(NamedTuple):
     number: int | None
     url: str
     needed: bool = True
+    nested: bool = False
 
     @property
     def wanted(self):
@@ -65,6 +67,7 @@ class Annotations(NamedTuple):
         archive: Name of a ``.zip``, ``.tar`` or ``.tar.gz`` that has it; None: published as a file.
         md5: As published.
         needed: False: its absence is said, but is no failure.
+        lines: Whether each line is a row.
     """
     file: str
     target: str
@@ -75,6 +78,7 @@ class Annotations(NamedTuple):
     archive: str | None = None
     md5: str | None = None
     needed: bool = True
+    lines: bool = False
 
     @property
     def wanted(self):
@@ -163,14 +167,14 @@ def _images(part, files, folders, target, subset):
     archive, folder = files.get(part.archive), folders.get(part.inside)
     if target.is_symlink() and not target.exists():
         return 'wrong', f'it is a link to {os.readlink(target)}, which is not there: mend or remove the link'
-    if not target.exists() and archive is None and folder is not None and _sizes(folder):
+    if not target.exists() and archive is None and folder is not None and _sizes(folder, part.nested):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(folder.resolve())
-    sizes = _sizes(target)
+    sizes = _sizes(target, part.nested)
     # What is linked is somebody else's. An archive is read only where something is missing.
     if archive is not None and not target.is_symlink() and (part.number is None or len(sizes) != part.number):
         new = _unpack(archive, part.inside, target, sizes)
-        sizes = _sizes(target)
+        sizes = _sizes(target, part.nested)
     elif not target.exists():
         return 'missing', ''
     if not sizes:
@@ -182,12 +186,17 @@ def _images(part, files, folders, target, subset):
                   + (f', a link to {target.resolve()}' if target.is_symlink() else ''))
 
 
-def _sizes(folder):
-    """{name: bytes} of the images in a folder; empty if there is none."""
+def _sizes(folder, nested=False):
+    """{name: bytes} of the images in a folder (and in its folders); empty if there is none."""
     if not folder.exists():
         return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if _IMAGE.fullmatch(entry.name)}
+    with os.scandir(folder) as listing:
+        entries = list(listing)
+    sizes = {entry.name: entry.stat().st_size for entry in entries if _IMAGE.fullmatch(entry.name)}
+    for entry in entries if nested else ():
+        if entry.is_dir():
+            sizes.update(_sizes(Path(entry.path), True))
+    return sizes
 
 
 def _unpack(archive, inside, target, sizes):
@@ -304,7 +313,8 @@ def _check(part, path, subset, remedy):
             raise DataError(f'md5 of {part.file} is {digest}, published is {part.md5}: {remedy}')
         return 'md5 as published'
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        text = path.read_text(encoding='utf-8')
+        content = [json.loads(line) for line in text.splitlines() if line] if part.lines else json.loads(text)
     except ValueError as error:
         raise DataError(f'{part.file} is not JSON ({error}): {remedy}') from None
     rows = content.get(part.key) if part.key and isinstance(content, dict) else None if part.key else content

@@ -8,6 +8,7 @@ from .config_check import FOREIGN_KEYS, innermost_datasets
 DEPTH, WIDTH, HEADS, MLP_WIDTH = 2, 64, 4, 128
 _PATCHES = 4  # most patches along a side: the images keep their size, the patches grow
 _BATCH = 4  # most samples a batch
+_QUEUE = 16  # entries of a momentum queue, which the batch divides
 _FILES = ('weights', 'bert')  # arguments that name files; None does without
 _LANGUAGE_SIZES = {  # by the names that the architectures of transformers have for them
     **dict.fromkeys(('hidden_size', 'd_model', 'n_embd', 'word_embed_proj_dim'), WIDTH),
@@ -22,15 +23,15 @@ _OF_THE_TOKENIZER = ('vocab_size', 'bos_token_id', 'eos_token_id', 'pad_token_id
 def shrink(cfg, bert_tokenizer, language_tokenizer):
     """A config with a model of depth 2 and width 64 that trains for two iterations, or one epoch.
 
-    One rule for every config: ViT, Q-Former and language model get small sizes and random weights, tokenizers are
-    replaced, numbers are float32, a batch has at most four samples, every iteration is logged. All else stays: data
-    sets and their files, pipelines and image sizes, losses, text lengths, parameter groups, schedules, hooks,
-    evaluators, generation. A vision encoder of another package keeps its size and loses its weights. Feature caches are
-    left out: the images are read, and nothing is computed for all of them beforehand.
+    One rule for every config: ViT, Q-Former, MED and language model get small sizes and random weights, tokenizers are
+    replaced, numbers are float32, a batch has at most four samples, a momentum queue 16 entries, every iteration is
+    logged. All else stays: data sets and their files, pipelines and image sizes, losses, text lengths, parameter
+    groups, schedules, hooks, evaluators, generation. A vision encoder of another package keeps its size and loses its
+    weights. Feature caches are left out: the images are read, and nothing is computed for all of them beforehand.
 
     Args:
         cfg (Config): Any config of a model that is built from our parts; it is not changed.
-        bert_tokenizer (str): Folder of a WordPiece tokenizer, for what the Q-Former reads.
+        bert_tokenizer (str): Folder of a WordPiece tokenizer, for what Q-Former and MED read.
         language_tokenizer (str): Folder of a tokenizer of which a new line is one token, for the language model.
 
     Returns:
@@ -74,10 +75,11 @@ class _Shrinker:
         import mmblip2.models  # noqa: F401
 
         from ..models.language.base import LanguageModel
-        from ..models.qformer import QFormer
+        from ..models.layers import BertTower
         from ..models.tokenizers import BertTokenizer
         from ..models.vision import VisionTransformer
         from ..registry import MODELS
+        from .meta import argument, towers
         name = str(node.get('type', ''))
         if '.' in name:
             return  # belongs to another package
@@ -90,10 +92,8 @@ class _Shrinker:
             image_size, patch_size = _sizes(kind, node)
             node.update(depth=DEPTH, width=WIDTH, num_heads=HEADS, mlp_width=MLP_WIDTH,
                         patch_size=image_size // _patches(image_size, image_size // patch_size))
-        elif issubclass(kind, QFormer):
+        elif issubclass(kind, BertTower):
             node.update(num_layers=DEPTH, width=WIDTH, num_heads=HEADS, mlp_width=MLP_WIDTH)
-            if node.get('vocab_size') is not None:
-                node['vocab_size'] = len(BertTokenizer(self.bert_tokenizer))
         elif issubclass(kind, BertTokenizer):
             node['path'] = self.bert_tokenizer
         elif issubclass(kind, LanguageModel):
@@ -102,9 +102,14 @@ class _Shrinker:
         for key, value in list(node.items()):
             if isinstance(value, dict) and key not in FOREIGN_KEYS:
                 self.model(value)
+        if name and argument(node, 'queue_size') is not None:
+            node['queue_size'] = _QUEUE
         vision = node.get('vision')
-        if isinstance(vision, dict) and 'width' in vision and isinstance(node.get('qformer'), dict):
-            node['qformer']['vision_width'] = vision['width']
+        for _, tower in towers(node):
+            if isinstance(vision, dict) and 'width' in vision and argument(tower, 'vision_width') is not None:
+                tower['vision_width'] = vision['width']
+            if argument(tower, 'vocab_size') is not None:
+                tower['vocab_size'] = len(MODELS.build(node['tokenizer']))
 
     def language_model(self, node):
         """A language model of the same architecture with small sizes."""

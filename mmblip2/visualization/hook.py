@@ -11,14 +11,14 @@ from PIL import Image
 from mmblip2.errors import ConfigError
 from mmblip2.registry import HOOKS
 
-from .visualizer import draw_caption
+from .visualizer import draw_caption, side_by_side
 
 
 @HOOKS.register_module()
 class PredictionVisualizationHook(Hook):
-    """Writes a PNG a tested sample: the image, the question or prompt, the prediction and the ground truth.
+    """Writes a PNG a tested sample: its image or images, the question or prompt, the prediction and the ground truth.
 
-    Files are named ``<sample_idx>_<image name>.png``: unique, and the same for any number of processes.
+    Files are named ``<sample_idx>_<name of the (first) image>.png``: unique, and the same for any number of processes.
     After a retrieval test: every image with its five best texts, those that belong to it marked.
 
     Args:
@@ -40,16 +40,22 @@ class PredictionVisualizationHook(Hook):
         """Write the pictures of one batch.
 
         Args:
-            data_batch: ``inputs`` has the uint8 images (3, H, W), drawn where a sample has no image file.
+            data_batch: ``inputs`` has the uint8 images (3, H, W), or several (N, 3, H, W), drawn where a sample has no
+                image file.
             outputs: Predicted data samples, in the order of ``inputs``.
         """
         for position, sample in enumerate(outputs or ()):
-            index, prediction = sample.get('sample_idx'), sample.get('pred_text')
-            if prediction is None or index % self.interval:
+            index = sample.get('sample_idx')
+            if not {'pred_text', 'pred_label'} & set(sample.keys()) or index % self.interval:
                 continue
             path = sample.get('img_path')
-            image = _open(path) if path and Path(path).is_file() else _to_pil(data_batch['inputs'][position])
-            self._save(index, path, image, _describe(sample))
+            paths = path if isinstance(path, (list, tuple)) else [path]
+            if all(one and Path(one).is_file() for one in paths):
+                images = [_open(one) for one in paths]
+            else:
+                seen = data_batch['inputs'][position]
+                images = [_to_pil(one) for one in (seen if seen.dim() == 4 else [seen])]
+            self._save(index, paths[0], side_by_side(images), _describe(sample))
 
     def after_test(self, runner) -> None:
         """Write the pictures of a retrieval test; its loop has the ``ranking`` on the main process."""
@@ -82,6 +88,9 @@ def _to_pil(image: torch.Tensor) -> Image.Image:
 
 
 def _describe(sample) -> list[str]:
+    if 'pred_label' in sample:
+        return [sample.get('text', ''), f'prediction: {bool(sample.pred_label)}'.lower(),
+                *([f'label: {bool(sample.gt_label)}'.lower()] if 'gt_label' in sample else [])]
     lines = []
     if sample.get('question'):
         lines.append(f'question: {sample.get("question")}')

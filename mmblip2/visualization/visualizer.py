@@ -35,6 +35,26 @@ def draw_caption(image: Image.Image, lines: list[str], min_width: int = _MIN_WID
     return canvas
 
 
+def side_by_side(images: list[Image.Image]) -> Image.Image:
+    """A new picture with all images in a row, in their order, on white.
+
+    Args:
+        images: At least one, of any size.
+
+    Returns:
+        Image.Image: RGB, as high as the highest of them; a single image is returned as it is.
+    """
+    if len(images) == 1:
+        return images[0]
+    canvas = Image.new('RGB', (sum(image.width + _MARGIN for image in images) - _MARGIN,
+                               max(image.height for image in images)), 'white')
+    left = 0
+    for image in images:
+        canvas.paste(image.convert('RGB'), (left, 0))
+        left += image.width + _MARGIN
+    return canvas
+
+
 def draw_results(title: str, found: list[tuple[Image.Image, str]], size: tuple[int, int]) -> Image.Image:
     """A new picture: a text, and below it images in rows of five, each with a line of its own.
 

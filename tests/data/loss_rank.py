@@ -1,7 +1,7 @@
 """Losses and gradients of a batch of eight, on one, two and four processes: python loss_rank.py BERT OPT OUT.
 
-Writes OUT/<stage>_<processes>.pth; gradients are averaged over the processes, as DDP does. The texts of the processes
-have unequal lengths and numbers of tokens.
+Writes OUT/<stage>_<processes>.pth (stage 'blip': BLIP's pre-training, in its second step); gradients are averaged over
+the processes, as DDP does. The texts of the processes have unequal lengths and numbers of tokens.
 """
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from processes import finish, fork
 
-from mmblip2.models.algorithms import Blip2Generation, Blip2Representation
+from mmblip2.models.algorithms import Blip2Generation, Blip2Representation, BlipRepresentation
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
 
@@ -21,6 +21,13 @@ TEXTS = ['a small red circle', 'two green stars', 'one yellow cross above a larg
 def build(stage, bert, opt):
     torch.manual_seed(0)
     vision = MODELS.build(dict(type='VisionTransformer', image_size=16, patch_size=8, width=16, depth=1, num_heads=2))
+    if stage == 'blip':
+        encoder, decoder = (MODELS.build(dict(
+            type='MED', vision_width=16, num_layers=2, width=16, num_heads=2, dropout=0., max_positions=40,
+            vocab_size=130, init_std=0.2)) for _ in range(2))
+        tokenizer = MODELS.build(dict(type='BertTokenizer', path=bert, enc_token=True))
+        return BlipRepresentation(vision, encoder, tokenizer, decoder, embed_dim=8, queue_size=24,
+                                  negative_all_rank=True)
     qformer = dict(type='QFormer', vision_width=16, num_layers=2, width=16, num_heads=2, num_query=3, dropout=0.,
                    max_positions=32, init_std=0.2)
     if stage == 1:
@@ -39,6 +46,10 @@ def work(rank, world, stage, bert, opt, out):
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     samples = [DataSample(text=text, image_id=i // 2, prompt='a photo of', target=text) for i, text in enumerate(TEXTS)]
     share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    if stage == 'blip':  # its queues and momentum encoders move in a step, so what counts is the next one
+        with torch.no_grad():
+            model.loss(images[share].flip(-1), [*samples[1:], samples[0]][share])
+            model.itc_head.vision_proj.weight.mul_(1.5)
     losses = model.loss(images[share], samples[share])
     names = [name for name in losses if 'loss' in name]
     sum(losses[name] for name in names).backward()
@@ -48,15 +59,18 @@ def work(rank, world, stage, bert, opt, out):
         for tensor in (values, *gradients.values()):
             dist.all_reduce(tensor)
             tensor /= world
-    if rank == 0:
-        torch.save(dict(names=names, values=values, gradients=gradients), Path(out, f'{stage}_{world}.pth'))
+    if rank == world - 1:
+        torch.save(dict(names=names, values=values, gradients=gradients, buffers=dict(model.named_buffers())),
+                   Path(out, f'{stage}_{world}.pth'))
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
 
 
 if __name__ == '__main__':
-    build(1, *sys.argv[1:3]), build(2, *sys.argv[1:3])  # imports what the forks would import again
-    for number in (1, 2):
+    stages = 1, 2, 'blip'
+    for number in stages:
+        build(number, *sys.argv[1:3])  # imports what the forks would import again
+    for number in stages:
         for count in (1, 2, 4):
             assert not any(finish(fork(count, work, count, number, *sys.argv[1:4]))), (number, count)

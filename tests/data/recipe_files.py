@@ -11,7 +11,8 @@ TOOLS = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
 CAPTIONS = ['Two green stars above one cross.', 'There are three objects', 'a small red circle']
 QUESTIONS = [('What color is the star?', 'other', ['green'] * 8 + ['blue'] * 2),
              ('How many objects?', 'number', ['three'] * 10), ('Is it red?', 'yes/no', ['no'] * 9 + ['yes'])]
-PROMPTS = ['a photo of', 'Question: {} Answer:', 'Question: {} Short answer:', 'A short image description.']
+PROMPTS = ['a photo of', 'a picture of', 'Question: {} Answer:', 'Question: {} Short answer:',
+           'A short image description.']
 
 
 def load_tool(name):
@@ -30,6 +31,7 @@ def write_data(root):
     writer.vqa()
     writer.benchmarks()
     writer.flickr()
+    writer.nlvr2()
     writer.web()
     load_tool('make_shapes').main(
         ['--out', str(root / 'data' / 'shapes'), '--train', '24', '--val', '5', '--test', '5'])
@@ -119,20 +121,27 @@ class _Writer:
 
     def benchmarks(self):
         """OK-VQA and A-OKVQA on images of COCO, GQA, NoCaps: as published."""
-        rows = [dict(question_id=10 * (i + 1), image_id=i + 1, question=question)
-                for i, (question, _, _) in enumerate(QUESTIONS)]
+        asked = {'train': [QUESTIONS[i % 3] for i in range(8)], 'val': QUESTIONS}
         folder = 'okvqa/annotations'
-        self.write(f'{folder}/OpenEnded_mscoco_val2014_questions.json', dict(questions=rows))
-        self.write(f'{folder}/mscoco_val2014_annotations.json', dict(annotations=[
-            dict(row, answer_type='other', question_type=kind, answers=[
-                dict(answer=answer, raw_answer=answer, answer_confidence='yes', answer_id=k + 1)
-                for k, answer in enumerate(answers)])
-            for row, kind, (_, _, answers) in zip(rows, ('one', 'two', 'two'), QUESTIONS)]))
-        self.write('aokvqa/annotations/aokvqa_v1p0_val.json', [
-            dict(row, split='val', question_id=f'q{row["question_id"]}', choices=['a', 'b', 'c', 'd'],
-                 correct_choice_idx=0, direct_answers=answers, difficult_direct_answer=difficult, rationales=[])
-            for row, (_, _, answers), difficult in zip([*rows, dict(rows[0], question_id=99)],
-                                                       [*QUESTIONS, QUESTIONS[0]], [False] * 3 + [True])])
+        for split, questions in asked.items():
+            rows = [dict(question_id=10 * (i + 1), image_id=i % 3 + 1, question=question)
+                    for i, (question, _, _) in enumerate(questions)]
+            self.write(f'{folder}/OpenEnded_mscoco_{split}2014_questions.json', dict(questions=rows))
+            self.write(f'{folder}/mscoco_{split}2014_annotations.json', dict(annotations=[
+                dict(row, answer_type='other', question_type=kind, answers=[
+                    dict(answer=answer, raw_answer=answer, answer_confidence='yes', answer_id=k + 1)
+                    for k, answer in enumerate(answers)])
+                for i, (row, (_, _, answers)) in enumerate(zip(rows, questions))
+                for kind in ['two' if i else 'one']]))
+            self.write(f'aokvqa/annotations/aokvqa_v1p0_{split}.json', [
+                dict(row, split=split, question_id=f'q{row["question_id"]}', choices=['a', 'b', 'c', 'd'],
+                     correct_choice_idx=0, direct_answers=answers, difficult_direct_answer=difficult, rationales=[])
+                for row, (_, _, answers), difficult in zip(
+                    [*rows, dict(rows[0], question_id=99)], [*questions, questions[0]],
+                    [False] * len(rows) + [split == 'val'])][:8])
+        for path in ('coco/annotations/answer_list.json', f'{folder}/okvqa_answer_list_train.json',
+                     'aokvqa/annotations/specialized_vocab_train.json'):
+            self.write(path, ['green', 'blue', 'three', 'yes', 'no'])
         names = self.images('gqa/images', 'n{}.jpg', 3)
         self.write('gqa/annotations/testdev_balanced_questions.json', {
             str(i): dict(imageId=Path(name).stem, question=question, answer=answers[0], fullAnswer='It is so.',
@@ -151,7 +160,12 @@ class _Writer:
     def flickr(self):
         """Flickr30k's test list as LAVIS's, and Flickr8k as prepare_flickr8k.py leaves it."""
         names = self.images('flickr30k', 'flickr30k-images/{}.jpg', 5)
-        self.write('flickr30k/annotations/flickr30k_test.json', [dict(image=name, caption=CAPTIONS) for name in names])
+        for split in ('val', 'test'):
+            self.write(f'flickr30k/annotations/flickr30k_{split}.json',
+                       [dict(image=name, caption=CAPTIONS) for name in names])
+        self.write('flickr30k/annotations/flickr30k_train.json', [
+            dict(image=name, caption=caption, image_id=f'flickr_{i}')
+            for i, name in enumerate(names[:4]) for caption in CAPTIONS[:2]])
         for split, number in (('train', 4), ('val', 5)):
             names = self.images('flickr8k', f'images/{split}' + '{}_ab.jpg', number)
             rows = [dict(image=name, caption=[f'{text} .' for text in CAPTIONS], image_id=Path(name).stem)
@@ -159,6 +173,20 @@ class _Writer:
             if split == 'train':
                 rows = [dict(row, caption=text) for row in rows for text in row['caption']]
             self.write(f'flickr8k/annotations/karpathy_{split}.json', rows)
+
+    def nlvr2(self):
+        """NLVR2 as published: two images a sentence, those of train in numbered folders."""
+        for split, number in (('train', 8), ('dev', 5), ('test1', 5)):
+            rows = []
+            for i in range(number):
+                folder = f'{split}/{i % 2}' if split == 'train' else split
+                for side in (0, 1):
+                    self.images(f'nlvr2/{folder}', f'{split}-{i}-0-img{side}.png', 1)
+                rows.append(dict(identifier=f'{split}-{i}-0-0', sentence=f'the left image has {CAPTIONS[i % 3]}',
+                                 label=('True', 'False')[i % 2], **({'directory': i % 2} if split == 'train' else {})))
+            path = self.root / f'nlvr2/annotations/{split}.json'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text('\n'.join(map(json.dumps, rows)))
 
     def web(self):
         """Image-text pairs, one line an image."""

@@ -114,10 +114,71 @@ def test_a_generator_gives_what_its_language_model_reads(tiny_generator, images)
         reader.get_text_features(TEXTS, project=True)
 
 
+@pytest.fixture
+def blip(tiny_blip):
+    """Function ``(type, **settings) -> FeatureExtractor`` of a BLIP."""
+    from mmengine.config import Config
+
+    from mmblip2.registry import MODELS, our_scope
+
+    def build(kind, **settings):
+        torch.manual_seed(0)
+        model = {**tiny_blip, 'type': kind, **settings}
+        steps = [dict(type='LoadImage'), dict(type='Resize', scale=16), dict(type='PackInputs')]
+        cfg = Config(dict(model={key: value for key, value in model.items() if value is not None},
+                          test_dataloader=dict(dataset=dict(pipeline=steps))))
+        with our_scope():
+            built = MODELS.build(cfg.model).eval()
+        built._config = cfg
+        for parameter in built.parameters():
+            if parameter.ndim > 1:
+                parameter.data.normal_(0, 0.3)
+        return FeatureExtractor(built)
+    return build
+
+
+def test_of_blip_patches_and_tokens_stand_where_queries_do(blip, images):
+    extractor = blip('BlipRepresentation', embed_dim=8, queue_size=8, text_decoder=None)
+    model, tokens = extractor.model, extractor.model.tokenize(TEXTS)
+    length = tokens.mask.size(1)
+    found = extractor.extract_features(images, mode='image')
+    assert shapes(found) == dict(image_embeds=(3, 5, 16), image_embeds_proj=(3, 5, 8))
+    assert torch.equal(found['image_embeds'], extractor.get_image_features(images))
+    texts = extractor.extract_features(texts=TEXTS, mode='text')
+    torch.testing.assert_close(texts['text_embeds_proj'][:, 0], model.text_features(tokens), atol=1e-5, rtol=0)
+    both = extractor.extract_features(images, TEXTS)
+    assert shapes(both) == dict(multimodal_embeds=(3, length, 16), text_mask=(3, length))
+    assert torch.equal(both['text_mask'], tokens.mask) and not tokens.mask.all()
+    with torch.no_grad():
+        for i, image in enumerate(images):
+            encoded = model.encode_image(extractor.prepare([dict(sample_idx=0, image=image)])['images'])
+            torch.testing.assert_close(found['image_embeds_proj'][i, :1], model.image_features(encoded)[0], atol=1e-5,
+                                       rtol=0)
+            logits = model.itm_head(both['multimodal_embeds'][i:i + 1, :1])  # [ENC] first: what ITM sees
+            expected = model.match_logits(encoded.image_kv, tokens.rows([i]))
+            torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+    for size in (1, 2):
+        for inputs in ((images, TEXTS), (images[0], TEXTS), (images, TEXTS[0])):
+            whole, parts = (extractor.extract_features(*inputs, batch_size=n, progress=False) for n in (8, size))
+            mask = whole['text_mask'].bool()
+            torch.testing.assert_close(parts['multimodal_embeds'][mask], whole['multimodal_embeds'][mask], atol=1e-5,
+                                       rtol=0)
+    assert shapes(extractor(images, TEXTS)[0]) == dict(multimodal_embeds=(int(tokens.mask[0].sum()), 16))
+
+
+def test_blips_that_write_give_what_they_read(blip, images):
+    captioner = blip('BlipGeneration', text_encoder=None)
+    assert shapes(captioner.extract_features(images, mode='image')) == dict(image_embeds=(3, 5, 16))
+    with pytest.raises(ConfigError, match='^this BlipGeneration reads no texts: leave texts out, or take'):
+        captioner.extract_features(images, TEXTS)
+    answers = blip('BlipGeneration')
+    assert answers.get_qformer_features(images, TEXTS).shape[::2] == (3, 16)
+
+
 def test_bad_input_says_what_to_do(extractor, images):
     other = torch.nn.Identity()
     other._config, other.data_preprocessor = extractor.model._config, extractor.model.data_preprocessor
-    with pytest.raises(ConfigError, match='needs a Blip2Representation or a Blip2Generation, this model is a Identity'):
+    with pytest.raises(ConfigError, match='needs a model of BLIP-2 or BLIP, this model is a Identity'):
         FeatureExtractor(other)
     with pytest.raises(ConfigError, match="mode 'pixels' is not one of 'image', 'text', 'multimodal'"):
         extractor.extract_features(images, mode='pixels')

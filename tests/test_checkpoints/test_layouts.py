@@ -44,9 +44,9 @@ def test_what_is_no_blip2_is_none_of_them():
                               'vision_model.encoder.layers.0.self_attn.q_proj.weight',
                               'vision_model.post_layernorm.weight']) is None, 'CLIP'
     assert layouts.recognise(['visual_encoder.blocks.0.norm1.weight', 'temp', 'vision_proj.weight', 'itm_head.weight',
-                              'text_encoder.encoder.layer.0.crossattention.self.query.weight']) is None, 'BLIP'
+                              'text_encoder.bert.encoder.layer.6.crossattention.self.query.weight']) is None, 'ALBEF'
     assert layouts.recognise(['vision_backbone.layers.0.ln1.weight', 'vision_neck.weight', 'multimodal_head.fc.weight',
-                              'multimodal_backbone.encoder.layer.0.output.dense.weight']) is None, 'BLIP of mmpretrain'
+                              'multimodal_backbone.encoder.layer.0.output.dense.weight']) is None, 'ALBEF-like'
     assert layouts.recognise(['bert.encoder.layer.0.attention.self.query.weight', 'cls.predictions.bias']) is None
 
 

@@ -133,3 +133,17 @@ def test_only_the_last_block_may_be_left_out(tmp_path):
     with pytest.raises(CheckpointError, match=r'4 blocks \(names of OpenAI CLIP\) and the vision encoder 2: set depth '
                                               'to 3, which leaves out the last one as BLIP-2 does, or to 4'):
         VisionTransformer(**CLIP, weights=str(tmp_path / 'deep.pth'))
+
+
+@torch.no_grad()
+def test_a_vit_of_timm_keeps_its_final_norm_where_the_model_has_one(tmp_path):
+    """As BLIP's pre-training starts from DeiT."""
+    ours = redrawn(VisionTransformer(**EVA, qkv_bias='full', final_norm=True)).eval()
+    state = {key.replace('patch_embed', 'patch_embed.proj'): value for key, value in ours.state_dict().items()}
+    head = {'head.weight': torch.zeros(3, 16), 'head.bias': torch.zeros(3)}
+    torch.save({'model': {**state, **head}}, tmp_path / 'vit.pth')
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    loaded = VisionTransformer(**EVA, qkv_bias='full', final_norm=True, weights=str(tmp_path / 'vit.pth')).eval()
+    assert torch.equal(loaded(images), ours(images))
+    without = VisionTransformer(**EVA, qkv_bias='full', weights=str(tmp_path / 'vit.pth')).eval()
+    assert torch.equal(ours.norm(without(images)), ours(images))

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from mmblip2.datasets import AOKVQA, COCOVQA, GQA, TextVQA, VisualGenomeQA
-from mmblip2.errors import DataError
+from mmblip2.datasets.transforms import PackInputs, VQAPrompt
+from mmblip2.errors import ConfigError, DataError
 
 GQA_FILE = {'201': dict(imageId='n1', question='Is it red?', answer='yes', types=dict(structural='verify')),
             '202': dict(imageId='n2', question='What is it?', answer='a dog', types=dict(structural='query')),
@@ -45,6 +46,17 @@ def test_official_layouts(tmp_path, kind, content, images, answers):
         assert [row['gt_answer'] for row in found] == answers
         assert {row['img_path'] for row in found} == {f'{tmp_path}/{name}' for name in images}
         assert len({row['question_id'] for row in found}) == len(answers) and all(row['question'] for row in found)
+
+
+def test_an_answer_of_visual_genome_counts_a_fifth(tmp_path):
+    listed = [dict(image='1.jpg', question='What?', answer='a clock', question_id=1, dataset='vg')]
+    for content, images in ((GENOME_FILE, ['VG_100K/1.jpg']), (listed, ['1.jpg'])):
+        assert {row['answer_weight'] for row in rows(build(tmp_path, VisualGenomeQA, content, images))} == {0.2}
+        dataset = build(tmp_path, VisualGenomeQA, content, images, answer_weight=1., pipeline=[
+            VQAPrompt(every_answer=True), PackInputs()])
+        assert list(dataset[0]['data_samples'].targets.values()) == [1.]
+    with pytest.raises(ConfigError, match='answer_weight of VisualGenomeQA is 0, expected a number above 0'):
+        build(tmp_path, VisualGenomeQA, GENOME_FILE, answer_weight=0)
 
 
 def test_gqa_groups_as_the_official_program(tmp_path):

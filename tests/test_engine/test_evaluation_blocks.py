@@ -1,5 +1,6 @@
 """Parts of an evaluation on disk, and tensors within a bound of memory."""
 import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,31 +39,57 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     assert blocks.read('a') is None and blocks.names('') == [] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('room', [0, 2, 3, 9])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_what_exceeds_the_memory_lies_in_nameless_files(tmp_path, dtype):
-    tensors = [torch.randn(2, 3, 4).to(dtype) for _ in range(3)]
-    size = tensors[0].numel() * tensors[0].element_size()
-    shelf = Shelf(2 * size, tmp_path / 'work')
-    kept = [shelf.put(tensor) for tensor in tensors]
-    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(kept, tensors))
-    assert (shelf.in_memory, shelf.in_files) == (2 * size, size)
-    assert kept[1] is tensors[1] and kept[2] is not tensors[2]
-    empty = shelf.empty((2, 5), dtype)
-    empty[1] = 3
-    assert empty.sum() >= 15 and empty.dtype == dtype and shelf.in_files > size
-    assert not list((tmp_path / 'work').iterdir()), 'nothing stays behind, even after a kill'
+def test_what_exceeds_the_memory_lies_in_nameless_files(tmp_path, dtype, room):
+    tensor = torch.randn(9, 3, 4).to(dtype)
+    size = tensor[0].numel() * tensor.element_size()
+    shelf = Shelf(room * size, tmp_path / 'work')
+    rows = shelf.rows(9, (3, 4), dtype)
+    order = torch.tensor([8, 1, 2, 3, 0, 7, 6, 5, 4])
+    rows[order[:4]] = tensor[order[:4]]
+    rows[order[4:]] = tensor[order[4:]]
+    for index in (torch.arange(9), order, torch.tensor([[2, 3, 4], [8, 8, 0]]), torch.tensor([], dtype=torch.int64)):
+        assert torch.equal(rows[index], tensor[index]) and rows[index].dtype == dtype
+    assert (shelf.in_memory, shelf.in_files) == (room * size, (9 - room) * size) and len(rows.memory) == room
+    assert not (tmp_path / 'work').exists() or not list((tmp_path / 'work').iterdir()), 'nothing stays after a kill'
+
+
+def test_rows_share_the_memory_of_a_shelf(tmp_path):
+    shelf = Shelf(100, tmp_path)
+    first, second = shelf.rows(2, (10, ), torch.float32), shelf.rows(2, (10, ), torch.float16)
+    assert (len(first.memory), len(second.memory)) == (2, 1) and (shelf.in_memory, shelf.in_files) == (100, 20)
+
+
+def test_rows_in_a_file_are_no_memory_of_the_process(tmp_path):
+    status = Path('/proc/self/status')
+    if not status.is_file():
+        pytest.skip('needs /proc')
+
+    def resident():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmRSS'))
+
+    rows = Shelf(0, tmp_path).rows(64, (1 << 18, ), torch.float32)  # 64 MiB
+    before, one = resident(), torch.ones(1, 1 << 18)
+    for i in range(64):
+        rows[torch.tensor([i])] = one
+    assert all(rows[torch.tensor([i])].sum() == 1 << 18 for i in range(64))
+    assert resident() - before < 24 << 10, 'KiB'
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    def full(**kwargs):
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, 'No space left on device')
-    monkeypatch.setattr('mmblip2.engine.evaluation_blocks.tempfile.NamedTemporaryFile', full)
+    monkeypatch.setattr('mmblip2.engine.evaluation_blocks.os.posix_fallocate', full)
     with pytest.raises(ConfigError, match=r'no room in .* for what an evaluation keeps beyond memory_gib \(0\): free'):
-        Shelf(0, tmp_path).put(torch.zeros(1))
-    monkeypatch.undo()
-    monkeypatch.setattr('mmblip2.engine.evaluation_blocks.os.posix_fallocate', lambda *args: full())
-    with pytest.raises(ConfigError, match='no room in'):
-        Shelf(0, tmp_path).empty((1, ), torch.float32)
+        Shelf(0, tmp_path).rows(1, (1, ), torch.float32)
+
+
+def test_a_short_write_is_an_error(tmp_path, monkeypatch):
+    rows = Shelf(0, tmp_path).rows(2, (3, ), torch.float32)
+    monkeypatch.setattr('mmblip2.engine.evaluation_blocks.os.pwrite', lambda *args: 5)
+    with pytest.raises(OSError, match='5 of 24 bytes of 2 rows were written'):
+        rows[torch.arange(2)] = torch.zeros(2, 3)
 
 
 def test_digests_tell_facts_apart(tmp_path):

@@ -16,11 +16,23 @@ COLORS = ['red', 'green', 'blue', 'yellow', 'white', 'black', 'cyan', 'purple']
 
 @pytest.fixture
 def runner(tmp_path, tiny_parts):
+    tiny_parts.pop('language_model')
+    tiny_parts['qformer']['init_std'] = 0.3
+    return build(tmp_path, dict(type='Blip2Representation', embed_dim=8, allow_random=True, **tiny_parts))
+
+
+@pytest.fixture
+def blip(tmp_path, tiny_blip):
+    """The same with BLIP."""
+    tiny_blip['text_encoder'].update(init_std=0.3)
+    tiny_blip.pop('text_decoder')
+    return build(tmp_path, dict(type='BlipRepresentation', embed_dim=8, queue_size=None, **tiny_blip))
+
+
+def build(tmp_path, model):
     import mmblip2.datasets  # noqa: F401
     from mmblip2.engine import Runner
     torch.manual_seed(0)
-    tiny_parts.pop('language_model')
-    tiny_parts['qformer']['init_std'] = 0.3
     rows = []
     for i, color in enumerate(COLORS):
         Image.new('RGB', (16, 16), color).save(tmp_path / f'{i}.png')
@@ -28,8 +40,7 @@ def runner(tmp_path, tiny_parts):
                          caption=[f'a {color} square', f'two {color} stars', f'one {color} circle'][:1 + i % 3]))
     (tmp_path / 'ann.json').write_text(json.dumps(rows))
     cfg = Config(dict(
-        model=dict(type='Blip2Representation', embed_dim=8, allow_random=True, **tiny_parts),
-        work_dir=str(tmp_path / 'work'), default_scope='mmblip2',
+        model=model, work_dir=str(tmp_path / 'work'), default_scope='mmblip2',
         test_dataloader=dict(
             batch_size=3, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
             collate_fn=dict(type='pseudo_collate'),
@@ -59,11 +70,14 @@ def naive(model, dataset):
     return itc, itm
 
 
-def test_scores_equal_every_pair_scored_alone(runner):
+@pytest.mark.parametrize('name', ['runner', 'blip'])
+def test_scores_equal_every_pair_scored_alone(name, request):
+    runner = request.getfixturevalue(name)
     loop = runner.test_loop
     with torch.no_grad():
         ours = loop.score()
     itc, itm = naive(runner.model, loop.dataloader.dataset)
+    assert itm.std() > 0.01 and itc.std() > 0.01
     torch.testing.assert_close(ours[0], itc, atol=1e-5, rtol=0)
     for scores, similarity, pairs in ((ours[1], ours[0], itm + itc), (ours[2], ours[0].T, (itm + itc).T)):
         best = similarity.sort(dim=1, descending=True, stable=True).indices[:, :3]  # of ties the first
@@ -222,8 +236,9 @@ def test_the_block_size_changes_no_bit(runner, tmp_path, options):
 
 
 @torch.no_grad()
-def test_batches_and_memory_change_no_score(runner):
-    loop = runner.test_loop
+@pytest.mark.parametrize('name', ['runner', 'blip'])
+def test_batches_and_memory_change_no_score(name, request):
+    loop = request.getfixturevalue(name).test_loop
     before = loop.score()
     for options in (dict(text_batch_size=1), dict(text_batch_size=256), dict(memory_gib=0), dict(memory_gib=4e-6)):
         vars(loop).update(options)
@@ -237,8 +252,8 @@ def test_what_is_shared_is_computed_once(runner, monkeypatch):
     """A pair for both directions, a text for all images, an image's keys and values for all texts."""
     model, pairs, texts = runner.model, [], []
     score, start = model.match_started, model.start_text
-    monkeypatch.setattr(model, 'match_started', lambda kv, queries, *rest: pairs.append(len(queries)) or score(
-        kv, queries, *rest))
+    monkeypatch.setattr(model, 'match_started', lambda kv, started, mask: pairs.append(len(started[0])) or score(
+        kv, started, mask))
     monkeypatch.setattr(model, 'start_text', lambda text: texts.append(len(text.mask)) or start(text))
     images = Counted(monkeypatch, model.qformer, 'project_image')
     _, i2t, t2i = runner.test_loop.score()

@@ -1,7 +1,19 @@
+import math
+
 import torch
 import torch.nn.functional as F
 
-from mmblip2.models.losses import contrastive_loss, query_text_similarity, sample_hard_negatives, token_loss, uniforms
+from mmblip2.models.losses import (
+    NO_ID,
+    contrastive_loss,
+    momentum_targets,
+    query_text_similarity,
+    same_image,
+    sample_hard_negatives,
+    soft_cross_entropy,
+    token_loss,
+    uniforms,
+)
 
 
 def test_similarity_takes_the_best_query():
@@ -62,3 +74,38 @@ def test_token_loss_shifts_and_ignores():
                    for b, t, label in ((0, 0, 1), (0, 1, 2), (1, 0, 3)))
     assert count == 3
     torch.testing.assert_close(total, expected)
+
+
+def test_momentum_targets_are_a_mixture_that_is_learned_by_cross_entropy():
+    """Written out with plain numbers, row by row."""
+    logits, momentum_logits = torch.randn(2, 5), torch.randn(2, 5)
+    positives = torch.tensor([[True, False, True, False, False], [False, True, False, False, False]])
+    targets = momentum_targets(momentum_logits, positives, 0.4)
+    total = 0.
+    for row in range(2):
+        momentum = [math.exp(x) for x in momentum_logits[row].tolist()]
+        scores = [math.exp(x) for x in logits[row].tolist()]
+        for column in range(5):
+            known = bool(positives[row, column]) / int(positives[row].sum())
+            target = 0.4 * momentum[column] / sum(momentum) + 0.6 * known
+            assert abs(float(targets[row, column]) - target) < 1e-6
+            total -= target * math.log(scores[column] / sum(scores)) / 2
+    torch.testing.assert_close(soft_cross_entropy(logits, targets), torch.tensor(total), atol=1e-5, rtol=0)
+    assert torch.equal(momentum_targets(momentum_logits, positives, 0.)[0], torch.tensor([0.5, 0, 0.5, 0, 0]))
+
+
+def test_images_without_an_id_equal_only_themselves():
+    ids, others = torch.tensor([7, NO_ID]), torch.tensor([3, 7, NO_ID, 7, NO_ID])
+    assert same_image(ids, others, torch.tensor([1, 2])).tolist() == [
+        [False, True, False, True, False], [False, False, True, False, False]]
+
+
+def test_a_floor_gives_every_candidate_a_chance_beside_its_softmax():
+    """The positive takes the weight it has, and is not drawn."""
+    similarity = torch.tensor([[9., 1., 2., 0.]]).expand(20000, 4)
+    allowed = torch.tensor([[False, True, True, True]]).expand(20000, 4)
+    index, valid = sample_hard_negatives(similarity, allowed, uniforms(0, 0, 0, 20000), floor=1e-3)
+    weights = torch.tensor([9., 1., 2., 0.]).softmax(0)[1:] + 1e-3
+    share = torch.bincount(index, minlength=4) / 20000
+    assert valid.all() and share[0] == 0
+    torch.testing.assert_close(share[1:], weights / weights.sum(), atol=0.015, rtol=0)

@@ -126,3 +126,21 @@ def test_what_cannot_be_shown_is_said(config, capsys):
         with pytest.raises(SystemExit):
             pages(config, option, '-1')
         assert f'{option} is -1, {message}' in capsys.readouterr().err
+
+
+def test_both_images_of_a_pair_are_shown(config):
+    folder = config.parent
+    for side, level in ((0, 0), (1, 200)):
+        Image.fromarray(np.full((20, 24, 3), level, np.uint8)).save(folder / f'dev-1-0-img{side}.png')
+    (folder / 'pairs.json').write_text(json.dumps(dict(identifier='dev-1-0-0', sentence='A dog.', label='True')))
+    config.write_text(
+        f"test_dataloader = dict(dataset=dict(type='NLVR2', data_root={str(folder)!r}, ann_file='pairs.json', "
+        "pipeline=[dict(type='EachImage', transforms=[dict(type='LoadImage'), dict(type='Resize', scale=16)]), "
+        "dict(type='PackInputs')]))\n")
+    page, text = pages(config, '--split', 'test')
+    assert 'EachImage (LoadImage, Resize) &rarr; PackInputs' in text
+    images = page.samples[0]['images']
+    assert [image.size for image in images] == [(24, 20)] * 2 + [(16, 16)] * 2
+    assert [round(np.asarray(image).mean(), -1) for image in images] == [0, 200, 0, 200]
+    assert page.fields(0)['pixels'] == ('24 x 20, 24 x 20', '16 x 16, 16 x 16')
+    assert page.fields(0)['gt_label'] == ('1', '1')

@@ -58,3 +58,21 @@ def test_flan_t5_is_counted_with_an_output_layer_of_its_own(name, width, capsys,
         main(ROOT / 'configs' / 'blip2' / f'{name}.py', *options)
         frozen.append(json.loads(capsys.readouterr().out)['parts']['language_model']['frozen'])
     assert frozen[0] - frozen[1] == 32128 * width
+
+
+PUBLISHED = {  # mmpretrain's model zoo, to the last parameter
+    'blip-base_8xb32_caption': 223971644, 'blip-base_8xb32_vqa': 361478972, 'blip-base_8xb32_retrieval': 447486979,
+    'blip-base_8xb32_nlvr': 259372034}
+
+
+@pytest.mark.parametrize('name, total', PUBLISHED.items())
+def test_blip_has_as_many_parameters_as_published(name, total, capsys, tmp_path, monkeypatch):
+    """Counted are momentum copies, of vision, text encoder and projections; not the queues, which are buffers, nor a
+    second time the words that the writing head shares."""
+    monkeypatch.chdir(tmp_path)
+    main(ROOT / 'configs' / 'blip' / f'{name}.py')
+    counts = json.loads(capsys.readouterr().out)
+    assert counts['total'] == total
+    copies = counts['parts'].get('momentum', dict(trainable=0, frozen=0))
+    assert counts['frozen'] == copies['frozen'] and copies['trainable'] == 0
+    assert (copies['frozen'] > 0) == ('retrieval' in name)

@@ -41,6 +41,25 @@ def test_answers_of_the_server_format_against_official_annotations(score, capsys
     assert 'vqa/accuracy' in capsys.readouterr().out
 
 
+def test_predictions_for_nlvr2_are_scored_again(score, tmp_path, capsys):
+    """Against the published lines and a list of BLIP; and records of tools/test.py --dump."""
+    lines = [dict(identifier=f'dev-1-{pair}-0', sentence='A dog.', label=str(pair == 0)) for pair in (0, 1)]
+    lines.append(dict(identifier='dev-2-0-0', sentence='A cat.', label='True'))
+    (tmp_path / 'dev.json').write_text('\n'.join(map(json.dumps, lines)))
+    written = [dict(identifier=line['identifier'], prediction='True') for line in lines]
+    expected = {'nlvr/accuracy': pytest.approx(200 / 3), 'nlvr/consistency': 50}
+    assert score(written, None, '--ann-file', str(tmp_path / 'dev.json')) == expected
+    assert score([dict(sample_idx=i, identifier=line['identifier'], pred_label=1, gt_label=int(line['label'] == 'True'))
+                  for i, line in enumerate(lines)]) == expected
+    listed = [dict(images=['a.png', 'b.png'], sentence='A dog.', label=line['label']) for line in lines]
+    assert score([dict(row, identifier=i) for i, row in enumerate(written)], listed) == {
+        'nlvr/accuracy': pytest.approx(200 / 3)}
+    with pytest.raises(DataError, match='1 of 3 have no prediction .*dev-2-0-0'):
+        score(written[:2], None, '--ann-file', str(tmp_path / 'dev.json'))
+    with pytest.raises(DataError, match="the prediction for dev-1-0-0 is 'yes': expected"):
+        score([dict(written[0], prediction='yes')], None, '--ann-file', str(tmp_path / 'dev.json'), '--subset')
+
+
 def test_answers_against_a_list_with_another_variant_and_metric(score):
     lavis = [dict(question_id=1, question='?', answer=['a cat'] * 9 + ['dog'])]
     assert score(ANSWERS[:1], lavis)['vqa/accuracy'] == 100

@@ -19,14 +19,15 @@ from mmblip2.utils.prepare_data import Images
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools' / 'dataset_converters'
 PAGE = (ROOT / 'docs' / 'dataset_prepare.md').read_text(encoding='utf-8')
-NAMES = ('coco', 'vqav2', 'okvqa', 'aokvqa', 'gqa', 'visual_genome', 'nocaps', 'flickr30k', 'textvqa')
+NAMES = ('coco', 'vqav2', 'okvqa', 'aokvqa', 'gqa', 'visual_genome', 'nocaps', 'flickr30k', 'textvqa', 'nlvr2')
 HOMES = {'vqav2': 'coco'}  # the folder below data, where it is not the name
 # Names of two images in each folder; COCO's follow from the folder.
 PHOTOS = {**{f'{split}{year}': [f'COCO_{split}{year}_{i:012d}.jpg' if year < 2017 else f'{i:012d}.jpg' for i in (1, 2)]
              for split in ('train', 'val', 'test') for year in (2014, 2015, 2017)},
           'images': ['n1.jpg', '2.jpg'], 'VG_100K': ['1.jpg'], 'VG_100K_2': ['2.jpg'], 'val': ['01a.jpg', '02b.jpg'],
           'test': ['03c.jpg', '04d.jpg'], 'flickr30k-images': ['1.jpg', '2.jpg'],
-          'train_images': ['01a.jpg', '02b.jpg'], 'test_images': ['03c.jpg', '04d.jpg']}
+          'train_images': ['01a.jpg', '02b.jpg'], 'test_images': ['03c.jpg', '04d.jpg'],
+          **{split: [f'{split}-7-0-img{side}.png' for side in (0, 1)] for split in ('train', 'dev', 'test1')}}
 LINES = ['one star', 'a red circle']
 ANSWERS = [dict(answer='red', answer_id=i) for i in range(1, 11)]
 
@@ -58,6 +59,13 @@ def content_of(name):
     split = split[0] if split else None
     year = re.search(r'20\d\d', name)
     photos = PHOTOS[f'{split}{year[0]}'] if split and year else []
+    if name.startswith('nlvr_'):
+        folder = dict(train='train/3', test='test1').get(split, 'dev')
+        pair = [f'{folder}/{photo}' for photo in PHOTOS[folder.split('/')[0]]]
+        return [dict(images=pair, sentence=line, label='True') for line in LINES]
+    if name in ('train.json', 'dev.json', 'test1.json'):
+        return [dict(identifier=f'{name[:-5]}-7-0-{i}', sentence=line, label='False', directory=3)
+                for i, line in enumerate(LINES)]
     if name.startswith('coco_karpathy'):
         return lavis([f'val2014/{photo}' for photo in PHOTOS['val2014']], caption=LINES)
     if name.startswith(('captions', 'image_info')):
@@ -109,7 +117,9 @@ def download(parts, folder):
         if isinstance(part, Images):
             files = {f'{part.inside}/{name}': photo(i) for i, name in enumerate(PHOTOS[part.target])}
         else:
-            files = {f'{"published/" if part.archive else ""}{part.file}': json.dumps(content_of(part.file)).encode()}
+            content = content_of(part.file)
+            text = '\n'.join(map(json.dumps, content)) + '\n' if part.lines else json.dumps(content)
+            files = {f'{"published/" if part.archive else ""}{part.file}': text.encode()}
         archives.setdefault(part.archive, {}).update(files)
     for archive, files in archives.items():
         if archive is None:
@@ -175,7 +185,9 @@ def test_what_was_downloaded_is_where_the_tool_says(name, project, monkeypatch):
         if isinstance(part, Images):
             assert sorted(path.name for path in (home / part.target).iterdir()) == sorted(PHOTOS[part.target])
         else:
-            assert json.loads((home / part.target).read_text()) == content_of(part.file)
+            text = (home / part.target).read_text()
+            assert (list(map(json.loads, text.splitlines())) if part.lines else json.loads(text)
+                    ) == content_of(part.file)
     monkeypatch.chdir(folder)
     before = {path: path.lstat().st_mtime_ns for path in (folder / 'data').rglob('*')}
     assert TABLES[name].main(['--source', f'downloads/{name}', '--subset']) == 0
@@ -209,6 +221,8 @@ READ = [  # class, folder, annotations, more settings, rows
     ('Flickr30kCaption', 'flickr30k', 'flickr30k_train.json', {}, 4),
     ('TextVQA', 'textvqa', 'TextVQA_0.5.1_test.json', dict(
         data_prefix=dict(img_path='test_images'), test_mode=True), 2)]
+PAIRS = [('train.json', 'train'), ('dev.json', 'dev'), ('test1.json', 'test1'), ('nlvr_train.json', ''),
+         ('nlvr_dev.json', ''), ('nlvr_test.json', '')]
 
 
 @pytest.mark.parametrize('kind, folder, file, settings, rows', READ, ids=[f'{row[0]}-{row[2]}' for row in READ])
@@ -219,6 +233,15 @@ def test_the_data_sets_read_what_was_prepared(kind, folder, file, settings, rows
                                       pipeline=PIPELINE, **settings)
     assert len(dataset) == rows
     assert tuple(dataset[0]['inputs'].shape) == (3, 20, 24)
+
+
+@pytest.mark.parametrize('file, prefix', PAIRS)
+def test_nlvr2_reads_what_was_prepared(file, prefix, project):
+    from mmblip2.datasets import NLVR2
+    dataset = NLVR2(data_root=str(project[0] / 'data/nlvr2'), ann_file=f'annotations/{file}',
+                    data_prefix=dict(img_path=prefix),
+                    pipeline=[dict(type='EachImage', transforms=[dict(type='LoadImage')]), dict(type='PackInputs')])
+    assert len(dataset) == 2 and tuple(dataset[0]['inputs'].shape) == (2, 3, 20, 24)
 
 
 def build(path):

@@ -123,3 +123,16 @@ def test_the_command_ends_with_the_status_and_shows_progress_on_stderr(config):
                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert run.returncode == 1 and 'images' in run.stderr and '100%' in run.stderr
     assert run.stdout.endswith('17 images, 1 of them missing or broken\n')
+
+
+def test_both_images_of_a_pair_are_opened(config, capsys):
+    folder = config.parent
+    (folder / 'pairs.json').write_text(json.dumps(
+        [dict(images=['00.jpg', name], sentence='A dog.', label='True') for name in ('01.png', '02.jpg')]))
+    (folder / '02.jpg').write_bytes(b'x')
+    config.write_text(f"test_dataloader = dict(dataset=dict(type='NLVR2', data_root={str(folder)!r}, "
+                      "ann_file='pairs.json'))\n")
+    assert call(config) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'test_dataloader.dataset (NLVR2): 2 rows, 3 images'
+    assert '02.jpg' in lines[1] and lines[2] == '3 images, 1 of them missing or broken'

@@ -164,6 +164,19 @@ def test_image_sizes_of_model_and_pipeline_must_agree():
             '(model.vision.image_size, train_dataloader.dataset.pipeline[1].scale)') in text
 
 
+def test_transforms_inside_others_are_checked_too():
+    cfg = config()
+    cfg.model.vision = dict(type='VisionTransformer', image_size=364)
+    inside = [dict(type='LoadImage'), dict(type='Resize', scale=384)]
+    cfg.train_dataloader.dataset.pipeline = [dict(type='EachImage', transforms=inside), dict(type='PackInputs')]
+    assert ('differ: set both to one value (model.vision.image_size, '
+            'train_dataloader.dataset.pipeline[0].transforms[1].scale)') in problems(cfg)
+    inside[1] = dict(type='Resise', scale=364)
+    cfg.train_dataloader.dataset.pipeline = [dict(type='EachImage', transforms=inside), dict(type='PackInputs')]
+    assert ("pipeline[0].transforms[1].type: 'Resise' is not a known transform; did you mean 'Resize'?"
+            ) in problems(cfg)
+
+
 def test_image_sizes_are_checked_in_every_concatenated_data_set():
     cfg = config()
     cfg.model.vision = dict(type='VisionTransformer', image_size=384)

@@ -332,3 +332,22 @@ def test_the_exit_status_says_whether_all_that_is_needed_is_there(source, tmp_pa
     assert status([PHOTOS._replace(number=9), absent], '--only', 'val', '--subset') == 0
     with pytest.raises(DataError, match='--only words leaves nothing of val2014, annotations/list.json'):
         status([PHOTOS, LIST], '--only', 'words')
+
+
+def test_images_in_folders_of_a_linked_folder_are_counted(source, tmp_path):
+    for number, name in enumerate('ab'):
+        (source / 'train' / str(number)).mkdir(parents=True)
+        (source / 'train' / str(number) / f'{name}.png').write_bytes(b'x')
+    part = Images('train.zip', 'train', 'train', None, 'https://there/train.zip')
+    assert prepared([part], source, tmp_path / 'flat')[0][0] == 'missing'
+    state, text = prepared([part._replace(nested=True)], source, tmp_path / 'out')[0]
+    assert state == 'ok' and text.startswith('2 images, 0 of them new, a link to ')
+
+
+def test_rows_that_are_lines_are_checked(source, tmp_path):
+    (source / 'lines.json').write_text('{"id": 1}\n{"id": 2}\n')
+    part = Annotations('lines.json', 'lines.json', ('id', ), 2, 'https://there/lines.json', lines=True)
+    assert prepared([part], source, tmp_path / 'out') == [('ok', '2 rows')]
+    (source / 'lines.json').write_text('{"id": 1}\n{"id"')
+    state, text = prepared([part], source, tmp_path / 'again')[0]
+    assert state == 'wrong' and 'lines.json is not JSON' in text

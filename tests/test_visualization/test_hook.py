@@ -65,6 +65,29 @@ def test_prediction_and_ground_truth_are_shown():
         'prompt: a photo of', 'prediction: a cat', 'reference: one', 'reference: two']
 
 
+def test_both_images_of_a_pair_are_shown(tmp_path):
+    paths = []
+    for name, color in (('left', (255, 0, 0)), ('right', (0, 0, 255))):
+        paths.append(str(tmp_path / f'{name}.png'))
+        Image.new('RGB', (400, 30), color).save(paths[-1])
+    hook = PredictionVisualizationHook(str(tmp_path / 'out'))
+    samples = [DataSample(sample_idx=0, img_path=tuple(paths), text='one', pred_label=1),
+               DataSample(sample_idx=1, img_path=(paths[0], 'none.png'), text='two', pred_label=0)]
+    inputs = [torch.zeros(2, 3, 32, 200, dtype=torch.uint8) + torch.tensor([50, 150])[:, None, None, None].byte()] * 2
+    hook.after_test_iter(None, 0, dict(inputs=inputs), samples)
+    first, second = (Image.open(path) for path in sorted((tmp_path / 'out').iterdir()))
+    assert first.filename.endswith('000000_left.png')
+    assert first.getpixel((5, 5)) == (255, 0, 0) and first.getpixel((790, 5)) == (0, 0, 255)
+    assert second.getpixel((5, 5)) == (50, ) * 3 and second.getpixel((390, 5)) == (150, ) * 3, 'what the model saw'
+
+
+def test_judgement_and_label_are_shown():
+    sample = DataSample(text='one dog', pred_label=1)
+    assert _describe(sample) == ['one dog', 'prediction: true']
+    sample.gt_label = 0
+    assert _describe(sample) == ['one dog', 'prediction: true', 'label: false']
+
+
 def test_bad_interval_is_refused():
     with pytest.raises(ConfigError, match='interval must be 1 or more, got 0'):
         PredictionVisualizationHook('x', interval=0)

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from mmblip2.visualization import draw_caption
-from mmblip2.visualization.visualizer import _wrap, draw_results
+from mmblip2.visualization.visualizer import _wrap, draw_results, side_by_side
 
 
 def red(size, mode='RGB'):
@@ -56,3 +56,12 @@ def test_results_stand_in_rows_below_the_title():
     assert all(len(place) == np.prod(np.ptp(place, axis=0) + 1) for place in places), 'an image covers another'
     assert (pixels[:14] < 128).any(), 'no title'
     assert draw_results('nothing', [], (100, 50)).width == 100
+
+
+def test_images_stand_side_by_side_in_their_order():
+    picture = side_by_side([red((40, 20)), Image.new('L', (30, 50), 0)])
+    assert picture.mode == 'RGB' and picture.height == 50 and 70 < picture.width < 90
+    pixels = np.asarray(picture)
+    assert (pixels[:20, :40] == (255, 0, 0)).all() and (pixels[:, -30:] == 0).all()
+    assert (pixels[20:, :40] == 255).all() and (pixels[:, 40:-30] == 255).all()
+    assert side_by_side([picture]) is picture

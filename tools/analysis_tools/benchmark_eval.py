@@ -301,13 +301,13 @@ def score_as_lavis(model, patches, text):
     """
     import torch
 
-    from mmblip2.models.qformer import self_attention_mask
+    from mmblip2.models.layers import self_attention_mask
     qformer = model.qformer
     x = torch.cat([qformer._embed_queries(len(patches)), qformer._embed_text(text.input_ids)], dim=1)
     mask = self_attention_mask('bidirectional', qformer.num_query, text.mask)
     for layer in qformer.layers:
         image_kv = layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
-        x, _ = layer(x, qformer.num_query, image_kv, mask)
+        x, _ = layer(x, image_kv, mask, num_query=qformer.num_query)
     return model.itm_head(x[:, :qformer.num_query])[:, 1].float()
 
 
@@ -340,11 +340,13 @@ def retrieval_ways(args, device, dtype):
         loop.text_batch_size, loop.block_size = args.rows, 0
         return loop
 
-    others = []  # patches of images that are not scored
-    shelf = Shelf(args.memory_gib * 2**30, Path(tempfile.gettempdir()))
-    for _ in range(args.kept if args.only else 0):
-        patch = torch.full((1, *patches.shape[1:]), 0.5, dtype=dtype if args.only == 'ours' else torch.float32)
-        others.append(shelf.put(patch) if args.only == 'ours' else patch)
+    others, shape = None, patches.shape[1:]  # patches of images that are not scored
+    if args.only == 'theirs':
+        others = torch.full((args.kept, *shape), 0.5)
+    elif args.only == 'ours':
+        others = Shelf(args.memory_gib * 2**30, Path(tempfile.gettempdir())).rows(args.kept, shape, dtype)
+        for image in range(args.kept):
+            others[torch.tensor([image])] = torch.full((1, *shape), 0.5, dtype=dtype)
 
     @torch.no_grad()
     def ours():
@@ -386,11 +388,11 @@ def run_retrieval(args, device, dtype, argv):
     import torch
     before = peak_mib()
     peaks = None if args.only else child_peaks(argv)
-    ways, asked, kept = retrieval_ways(args, device, dtype)
+    ways, asked, _kept = retrieval_ways(args, device, dtype)
     if args.only:
         ways[args.only]()
         gpu = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == 'cuda' else 0.
-        print(json.dumps(dict(before=before, peak=peak_mib(), gpu=gpu, images=len(kept))))
+        print(json.dumps(dict(before=before, peak=peak_mib(), gpu=gpu, images=args.kept)))
         return None
     scores = {}
     flops = {name: operations(lambda name=name: scores.update({name: ways[name]()})) for name in ways}

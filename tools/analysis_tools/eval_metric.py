@@ -7,10 +7,11 @@
     python tools/analysis_tools/eval_metric.py answers.json --ann-file vqa_val.json --options variant=pre2021
     python tools/analysis_tools/eval_metric.py gqa.json --ann-file testdev_balanced_questions.json \\
         --options variant=normalised                                                     # as the config's metric has it
+    python tools/analysis_tools/eval_metric.py work_dirs/X/predictions/nlvr.json --ann-file dev.json
     python tools/analysis_tools/eval_metric.py answers.json --check vqa --split test
 
 The format is recognised: records of tools/test.py --dump (.json, with the references inside), the COCO result format,
-the VQA server's, GQA's and A-OKVQA's (scored by their own metrics), retrieval.json of our retrieval loops.
+the VQA server's, GQA's and A-OKVQA's (scored by their own metrics), NLVR2's, retrieval.json of our retrieval loops.
 """
 import argparse
 import json
@@ -23,14 +24,16 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.utils import cli
 
 FORMATS = ('[{"image_id", "caption"}] (COCO), [{"question_id", "answer"}] (VQA), [{"questionId", "prediction"}] (GQA), '
-           '{question id: {"direct_answer"}} (A-OKVQA), the records of tools/test.py --dump, or retrieval.json')
+           '{question id: {"direct_answer"}} (A-OKVQA), [{"identifier", "prediction"}] (NLVR2), '
+           'the records of tools/test.py --dump, or retrieval.json')
 
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('predictions', help='file of predictions (.json)')
     parser.add_argument('--ann-file', help='references: a COCO or Karpathy caption file, official annotations of '
-                        'VQA, GQA, A-OKVQA or TextVQA, or a LAVIS list; not needed where the predictions have them')
+                        'VQA, GQA, A-OKVQA, TextVQA or NLVR2, or a LAVIS list; not needed where the predictions have '
+                        'them')
     parser.add_argument('--metric', help='metric of the registry, e.g. TextVQAMetric; default: as the format says; '
                         'COCOCaptionMetric or VQAMetric for records')
     parser.add_argument('--options', nargs='+', default=[], metavar='KEY=VALUE', help='arguments of the metric, e.g. '
@@ -65,7 +68,8 @@ def recognise(content, path):
     """What a file of predictions is.
 
     Returns:
-        tuple: 'retrieval', 'dump', 'coco' or 'vqa'; the predictions, those of GQA and A-OKVQA as for VQA; the metric.
+        tuple: 'retrieval', 'dump', 'coco', 'nlvr' or 'vqa'; the predictions, those of GQA and A-OKVQA as for VQA; the
+        metric.
 
     Raises:
         DataError: None of the formats.
@@ -79,6 +83,8 @@ def recognise(content, path):
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
         for kind, metric, keys in (('dump', 'COCOCaptionMetric', {'sample_idx', 'pred_text', 'gt_caption'}),
                                    ('dump', 'VQAMetric', {'sample_idx', 'pred_text'}),
+                                   ('dump', 'NLVRAccuracy', {'sample_idx', 'pred_label'}),
+                                   ('nlvr', 'NLVRAccuracy', {'identifier', 'prediction'}),
                                    ('coco', 'COCOCaptionMetric', {'image_id', 'caption'}),
                                    ('vqa', 'VQAMetric', {'question_id', 'answer'}),
                                    ('vqa', 'GQAMetric', {'questionId', 'prediction'})):
@@ -117,8 +123,10 @@ def samples_of(rows, kind, ann_file, subset, split):
         raise ConfigError('predictions in this format have no references: give --ann-file')
     if split and kind != 'coco':
         raise ConfigError('--split chooses captions of a file of Karpathy: leave it out for answers')
-    key, text = ('image_id', 'caption') if kind == 'coco' else ('question_id', 'answer')
-    references = captions_of(ann_file, split) if kind == 'coco' else answers_of(ann_file)
+    key, text = dict(coco=('image_id', 'caption'), nlvr=('identifier', 'prediction')).get(
+        kind, ('question_id', 'answer'))
+    references = (captions_of(ann_file, split) if kind == 'coco' else labels_of(ann_file) if kind == 'nlvr' else
+                  answers_of(ann_file))
     refuse_repeated(str(row[key]) for row in rows)
     wrong = [row for row in rows if not isinstance(row[text], str)]
     if wrong:
@@ -130,8 +138,8 @@ def samples_of(rows, kind, ann_file, subset, split):
         raise DataError(f'predictions and {ann_file} do not agree: {len(missing)} of {len(references)} have no '
                         f'prediction {missing[:5]}, {len(unknown)} predictions have no reference {unknown[:5]}'
                         + ('' if unknown else '; --subset scores what is predicted'))
-    return [{'sample_idx': number, key: row[key], 'pred_text': row[text], **references[name]}
-            for number, (name, row) in enumerate(predicted.items())]
+    return [{'sample_idx': number, key: row[key], **(judgement(row) if kind == 'nlvr' else {'pred_text': row[text]}),
+             **references[name]} for number, (name, row) in enumerate(predicted.items())]
 
 
 def records_of(rows, subset):
@@ -161,6 +169,24 @@ def captions_of(ann_file, split):
     from mmblip2.datasets.caption_file import read_captions
     return {str(image.image_id): dict(gt_caption=image.captions) for image in read_captions(ann_file, '', split=split)
             if image.captions}
+
+
+def labels_of(ann_file):
+    """Identifier as text to ``gt_label`` (None where it is not published)."""
+    from mmblip2.datasets.nlvr2 import read_statements
+    return {str(statement.identifier): dict(gt_label=statement.label) for statement in read_statements(ann_file)}
+
+
+def judgement(row):
+    """``pred_label`` of a prediction for NLVR2.
+
+    Raises:
+        DataError: It is neither true nor false.
+    """
+    text = row['prediction'].lower()
+    if text not in ('true', 'false'):
+        raise DataError(f'the prediction for {row["identifier"]} is {row["prediction"]!r}: expected "True" or "False"')
+    return dict(pred_label=int(text == 'true'))
 
 
 def answers_of(ann_file):

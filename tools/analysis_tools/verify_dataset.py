@@ -46,7 +46,7 @@ def image_paths(cfg, splits):
     """
     from mmengine.registry import DefaultScope
 
-    import mmblip2.datasets  # noqa: F401
+    from mmblip2.datasets.base import image_files
     from mmblip2.errors import ConfigError
     from mmblip2.registry import DATASETS
     from mmblip2.utils.config_check import innermost_datasets
@@ -59,7 +59,7 @@ def image_paths(cfg, splits):
             with DefaultScope.overwrite_default_scope('mmblip2'):
                 built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
             rows = built.load_data_list()
-            found[name] = list(dict.fromkeys(row['img_path'] for row in rows if 'img_path' in row))
+            found[name] = list(dict.fromkeys(path for row in rows for path in image_files(row)))
             print(f'{name} ({dataset["type"]}): {len(rows)} rows, {len(found[name])} images', flush=True)
     if not found:
         raise ConfigError(f'{cfg.filename} has no {", ".join(splits)} data set: choose another --split')

@@ -45,6 +45,11 @@ def picture(image):
     return f'<img src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
+def pixels(images):
+    """Sizes of images, in words."""
+    return ', '.join(f'{image.width} x {image.height}' for image in images)
+
+
 def section(number, dataset, index, seed):
     """HTML of one sample.
 
@@ -57,21 +62,31 @@ def section(number, dataset, index, seed):
     from PIL import Image
 
     from mmblip2.datasets import Draw
+    from mmblip2.datasets.base import image_files
     from mmblip2.datasets.transforms import LoadImage
     before = dict(dataset.get_data_info(index))
     packed = dataset[Draw(index, seed, number)]
     after = dict(packed['data_samples'].all_items())
     images = []
     if 'img_path' in before:
-        images.append(LoadImage()(dict(img_path=before['img_path'], sample_idx=index))['image'])
-        before['pixels'] = f'{images[0].width} x {images[0].height}'
+        images += [LoadImage()(dict(img_path=path, sample_idx=index))['image'] for path in image_files(before)]
+        before['pixels'] = pixels(images)
     if 'inputs' in packed:
-        images.append(Image.fromarray(packed['inputs'].permute(1, 2, 0).numpy()))
-        after['pixels'] = f'{images[-1].width} x {images[-1].height}'
+        height, width = packed['inputs'].shape[-2:]
+        made = [Image.fromarray(image.permute(1, 2, 0).numpy())
+                for image in packed['inputs'].reshape(-1, 3, height, width)]  # one image, or several
+        after['pixels'] = pixels(made)
+        images += made
     lines = ''.join('<tr>' + ''.join(f'<td>{html.escape(str(text))}</td>' for text in (
         key, before.get(key, ''), after.get(key, ''))) + '</tr>' for key in sorted({*before, *after}))
     return (f'<div class="row">{"".join(map(picture, images))}<table><tr><th></th><th>before</th><th>after</th></tr>'
             f'{lines}</table></div>')
+
+
+def described(step):
+    """A transform in words, with those that are inside it."""
+    inside = step.get('transforms') if step['type'] == 'EachImage' else None
+    return step['type'] + (f' ({", ".join(map(described, inside))})' if inside else '')
 
 
 def main(argv=None):
@@ -94,7 +109,7 @@ def main(argv=None):
         count = min(args.number, len(dataset))
         chosen = range(count) if args.first else np.random.default_rng(args.seed).choice(
             len(dataset), count, replace=False).tolist()
-        steps = ' &rarr; '.join(html.escape(step['type']) for step in config.get('pipeline', ()))
+        steps = ' &rarr; '.join(html.escape(described(step)) for step in config.get('pipeline', ()))
         parts.append(f'<h2>{html.escape(name)}: {config["type"]}, {len(dataset)} rows</h2><p>{steps}</p>')
         parts += [section(number, dataset, index, args.seed) for number, index in enumerate(chosen)]
         print(f'{name}: {count} of {len(dataset)} samples')

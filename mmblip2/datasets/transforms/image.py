@@ -1,9 +1,10 @@
 """Image transforms on ``results['image']``, a ``PIL.Image`` in RGB."""
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS
@@ -80,7 +81,19 @@ def read_image(source):
         raise DataError(f'{type(error).__name__}: {error}') from None
 
 
-def _rng(results, transform):
+def random_numbers(results, transform):
+    """The random numbers of a sample, which it then is said to be augmented by.
+
+    Args:
+        results (dict): The sample.
+        transform: The one that needs them.
+
+    Returns:
+        numpy.random.Generator: ``results['rng']``.
+
+    Raises:
+        ConfigError: There are none.
+    """
     if 'rng' not in results:
         raise ConfigError(f"{type(transform).__name__} needs random numbers in results['rng'], which the "
                           'data sets put there: leave it out of pipelines for single images')
@@ -96,12 +109,16 @@ class LoadImage:
 
     Raises:
         DataError: The file is missing or is not a whole image; the message names path and sample.
+        ConfigError: The sample has several images.
     """
 
     of_image = True
 
     def __call__(self, results):
         path = results.get('img_path')
+        if isinstance(path, (list, tuple)):
+            raise ConfigError(f'the sample has {len(path)} images, LoadImage reads one: put the image transforms of '
+                              "this pipeline into dict(type='EachImage', transforms=[...])")
         try:
             results['image'] = to_rgb(results['image']) if 'image' in results else read_image(path)
         except DataError as error:
@@ -170,7 +187,7 @@ class RandomResizedCrop:
         if 'patch_labels' in results:
             raise ConfigError('RandomResizedCrop would misplace patch_labels: use Resize in this pipeline')
         width, height = results['image'].size
-        results['image'] = results['image'].crop(self._box(width, height, _rng(results, self)))
+        results['image'] = results['image'].crop(self._box(width, height, random_numbers(results, self)))
         return self.resize(results)
 
     def _box(self, width, height, rng):
@@ -207,10 +224,90 @@ class RandomFlip:
         self.prob = prob
 
     def __call__(self, results):
-        if _rng(results, self).random() < self.prob:
+        if random_numbers(results, self).random() < self.prob:
             results['image'] = results['image'].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if 'patch_labels' in results:
                 labels = results['patch_labels']
                 side = math.isqrt(labels.shape[-1])
                 results['patch_labels'] = labels.unflatten(-1, (side, side)).flip(-1).flatten(-2)
+        return results
+
+
+_GREY = (128, 128, 128)  # what shearing, moving and turning bring in
+
+
+def _affine(image, *source):
+    """The image whose pixel (x, y) is that of ``image`` at (a x + b y + c, d x + e y + f), with (a, b, c, d, e, f) as
+    ``source``; (0, 0) is the corner of the first pixel."""
+    return image.transform(image.size, Image.Transform.AFFINE, source, Image.Resampling.BILINEAR, fillcolor=_GREY)
+
+
+def _turn(image, degrees):
+    width, height = image.size
+    return image.rotate(degrees, Image.Resampling.BILINEAR, center=((width + 1) / 2, (height + 1) / 2),
+                        fillcolor=_GREY)
+
+
+#: An image and a strength, -1 to 1, to an image. Half a pixel is added where OpenCV, which the original calls, counts
+#: from the middle of the first pixel.
+AUGMENTATIONS: dict[str, Callable] = dict(
+    Identity=lambda image, strength: image,
+    AutoContrast=lambda image, strength: ImageOps.autocontrast(image),
+    Brightness=lambda image, strength: ImageEnhance.Brightness(image).enhance(0.1 + 1.8 * abs(strength)),
+    Sharpness=lambda image, strength: ImageEnhance.Sharpness(image).enhance(0.1 + 1.8 * abs(strength)),
+    Equalize=lambda image, strength: ImageOps.equalize(image),
+    ShearX=lambda image, strength: _affine(image, 1, -0.3 * strength, 0.15 * strength, 0, 1, 0),
+    ShearY=lambda image, strength: _affine(image, 1, 0, 0, -0.3 * strength, 1, 0.15 * strength),
+    TranslateX=lambda image, strength: _affine(image, 1, 0, 10 * strength, 0, 1, 0),
+    TranslateY=lambda image, strength: _affine(image, 1, 0, 0, 0, 1, 10 * strength),
+    Rotate=lambda image, strength: _turn(image, 30 * strength))
+
+
+@TRANSFORMS.register_module()
+class RandAugment:
+    """Change the image by a few operations, each drawn from a list (with repeats) and then applied or not.
+
+    The augmentation of BLIP's training, after RandomResizedCrop and RandomFlip. Operations, magnitudes and the grey
+    (128, 128, 128) of new pixels are those of BLIP and LAVIS (``randaugment.py``), where 10 is the greatest magnitude:
+    shearing by 0.3 times it, moving by 10 pixels, turning by 30 degrees, to either side; brightness and sharpness times
+    0.1 to 1.9. At BLIP's magnitude of 5 these two factors are 1 and change nothing, there as here.
+
+    Differs from BLIP: computed by Pillow instead of OpenCV, so that interpolated pixels may differ by rounding, and
+    those along the edge of the grey are not mixed with it.
+
+    Args:
+        num_ops (int): Operations drawn.
+        magnitude (float): 0 to 10.
+        prob (float): Probability that a drawn operation is applied.
+        ops (Sequence[str], optional): Names of ``AUGMENTATIONS`` to draw from; default: all, as BLIP.
+
+    Raises:
+        ConfigError: An unknown operation, none, or a number out of its range; patch labels in the sample.
+    """
+
+    of_image = True
+
+    def __init__(self, num_ops=2, magnitude=5, prob=0.5, ops=None):
+        self.ops = list(AUGMENTATIONS) if ops is None else list(ops)
+        unknown = [name for name in self.ops if name not in AUGMENTATIONS]
+        if unknown or not self.ops:
+            raise ConfigError(f'ops of RandAugment are {self.ops}, expected some of {", ".join(AUGMENTATIONS)}')
+        if isinstance(num_ops, bool) or not isinstance(num_ops, int) or num_ops < 1:
+            raise ConfigError(f'num_ops of RandAugment is a number of operations, 1 or more, got {num_ops!r}')
+        if not 0 <= magnitude <= 10:
+            raise ConfigError(f'magnitude of RandAugment is 0 to 10, got {magnitude!r}')
+        if not 0 <= prob <= 1:
+            raise ConfigError(f'prob of RandAugment is a probability, got {prob!r}')
+        self.num_ops = num_ops
+        self.magnitude = magnitude
+        self.prob = prob
+
+    def __call__(self, results):
+        if 'patch_labels' in results:
+            raise ConfigError('RandAugment would misplace patch_labels: leave it out of this pipeline')
+        rng = random_numbers(results, self)
+        for _ in range(self.num_ops):
+            name, applied, sign = self.ops[rng.integers(len(self.ops))], rng.random() < self.prob, rng.choice((-1, 1))
+            if applied:
+                results['image'] = AUGMENTATIONS[name](results['image'], sign * self.magnitude / 10)
         return results

@@ -141,8 +141,10 @@ class VQAPrompt:
     it; without random numbers it is the most frequent one. Without answers there is no target.
 
     Args:
-        template (str): Prompt with ``{}`` for the question.
+        template (str): Prompt with ``{}`` for the question; ``'{}'`` for BLIP, whose text encoder reads it.
         qformer_text (str, optional): Text with ``{}`` that the Q-Former reads beside its queries.
+        every_answer (bool): Also ``targets``: every different answer, with the share of people who gave it as its
+            weight (BLIP; of ten answers in VQAv2 a count of 3 is 0.3), times ``answer_weight`` of the data set.
 
     Raises:
         ConfigError: A template does not have exactly one ``{}``.
@@ -150,13 +152,14 @@ class VQAPrompt:
 
     of_image = False
 
-    def __init__(self, template='Question: {} Answer:', qformer_text='{}'):
+    def __init__(self, template='Question: {} Answer:', qformer_text='{}', every_answer=False):
         for name, value in (('template', template), ('qformer_text', qformer_text)):
             if value is not None and value.count('{}') != 1:
                 raise ConfigError(
                     f'{name} of VQAPrompt needs exactly one {{}} for the question, got {value!r}')
         self.template = template
         self.qformer_text = qformer_text
+        self.every_answer = every_answer
 
     def __call__(self, results):
         if 'question' not in results:
@@ -169,4 +172,8 @@ class VQAPrompt:
             results['target'] = answers[int(results['rng'].integers(len(answers)))]
         elif answers:
             results['target'] = Counter(answers).most_common(1)[0][0]
+        if answers and self.every_answer:
+            whole = results.get('answer_weight', 1.)
+            results['targets'] = {answer: whole * count / len(results['gt_answer'])
+                                  for answer, count in Counter(answers).items()}
         return results

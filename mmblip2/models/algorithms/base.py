@@ -1,6 +1,6 @@
-"""What all vision-language models share: frozen parts and the way from pixels to query features.
+"""What all vision-language models share: frozen parts, and the way from pixels to what cross-attention reads.
 
-Shapes: B images, P patches, E vision width, Q queries, D Q-Former width.
+Shapes: B images, P patches, E vision width.
 """
 import hashlib
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from torch import nn
 
 from mmblip2.errors import ConfigError
 
+from ..layers import BertTower
 from ..layers.attention import KeyValue
-from ..qformer import QFormer
+from ..tokenizers import TextBatch
 
 
 class EncodedImages(NamedTuple):
-    """Images as the Q-Former sees them.
+    """Images as a Q-Former or a MED sees them.
 
     ``patches`` (B, P, E) normalised; ``image_kv`` their cross-attention keys and values, one entry a layer.
     """
@@ -39,17 +40,17 @@ def concat_kv(parts):
     return [KeyValue.cat(layer, dim=0) if layer[0] is not None else None for layer in zip(*parts)]
 
 
-def check_text_fits(qformer, tokenizer, max_text_len):
-    """Refuse a Q-Former whose tables are too small for its texts.
+def check_text_fits(tower: Any, tokenizer, max_text_len: int, name: str = 'qformer'):
+    """Refuse a Q-Former or MED, the part ``name``, whose tables are too small for its texts.
 
     Raises:
         ConfigError: With both numbers.
     """
-    if len(tokenizer) > qformer.vocab_size:
-        raise ConfigError(f'the tokenizer has {len(tokenizer)} tokens, qformer.vocab_size is {qformer.vocab_size}: '
+    if len(tokenizer) > tower.vocab_size:
+        raise ConfigError(f'the tokenizer has {len(tokenizer)} tokens, {name}.vocab_size is {tower.vocab_size}: '
                           f'set it to at least {len(tokenizer)}')
-    if max_text_len > qformer.max_positions:
-        raise ConfigError(f'max_text_len is {max_text_len}, qformer.max_positions is {qformer.max_positions}: '
+    if max_text_len > tower.max_positions:
+        raise ConfigError(f'max_text_len is {max_text_len}, {name}.max_positions is {tower.max_positions}: '
                           'lower the first or raise the second')
 
 
@@ -97,6 +98,7 @@ class VisionLanguageModel(BaseModel):
 
     Args:
         parts (dict): Name to module; set as attributes.
+        reader (str): Name of the part whose cross-attention reads the images, a Q-Former or a MED; it may be None.
         frozen (Sequence[str]): Names of the parts that are not trained.
         allow_random (bool): Accept a frozen part whose weights were not loaded from anywhere.
         vision_cache_gib (float): Memory, in GiB, for what a frozen vision encoder says of the training images, so
@@ -106,28 +108,29 @@ class VisionLanguageModel(BaseModel):
 
     Raises:
         ConfigError: If ``frozen`` names an unknown part, a frozen part has random weights and ``allow_random`` is not
-            set, or the Q-Former expects tokens of another width than the encoder's.
+            set, or the reader expects tokens of another width than the encoder's.
     """
 
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
     droppable: tuple[str, ...] = ()
     vision: Any  # a module with embed_dim
+    tokenizer: Any  # what its texts are read with, or None
     #: type in which a vision encoder with weights of half precision computes; its norms and sums are in float32
     vision_dtype: torch.dtype | None = None
-    qformer: QFormer
 
-    def __init__(self, parts: dict[str, nn.Module], frozen: Sequence[str] = (), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+    def __init__(self, parts: dict[str, nn.Module], reader: str, frozen: Sequence[str] = (),
+                 allow_random: bool = False, vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor=data_preprocessor or dict(type='mmblip2.ImageTextPreprocessor'))
         if vision_cache_gib and 'vision' not in frozen:
             raise ConfigError('vision_cache_gib keeps the features of a frozen vision encoder: add vision to frozen, '
                               'or set vision_cache_gib=0')
         for name, part in parts.items():
             setattr(self, name, part)
-        expected, width = getattr(self.qformer, 'vision_width', None), getattr(self.vision, 'embed_dim', None)
+        self._reader = reader
+        expected, width = getattr(self.reader, 'vision_width', None), getattr(self.vision, 'embed_dim', None)
         if None not in (expected, width) and expected != width:
             raise ConfigError(f'the tokens of the vision encoder ({type(self.vision).__name__}) are {width} wide, '
-                              f'qformer.vision_width is {expected}: set it to {width}')
+                              f'{reader}.vision_width is {expected}: set it to {width}')
         unknown = [name for name in frozen if name not in parts]
         if unknown:
             raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '
@@ -144,9 +147,21 @@ class VisionLanguageModel(BaseModel):
             part.requires_grad_(False)
         self.train(self.training)
 
+    @property
+    def reader(self) -> BertTower:
+        """The part whose cross-attention reads the images."""
+        return getattr(self, self._reader)
+
+    @property
+    def text_reader(self) -> BertTower | None:
+        """The part that reads texts, alone and beside an image; None if none does."""
+        return self.reader if self.reader is not None and self.reader.has_text else None
+
     def init_weights(self):
-        """Called once at the start of a training: the Q-Former may take over a BERT."""
-        self.qformer.init_weights()
+        """Called once at the start of a training: the parts that grow out of a BERT may take one over."""
+        for part in self.children():
+            if isinstance(part, BertTower):
+                part.init_weights()
 
     def frozen_parts(self) -> dict[str, nn.Module]:
         """Frozen modules by attribute name."""
@@ -167,7 +182,7 @@ class VisionLanguageModel(BaseModel):
         return self
 
     def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
-        """Vision encoder, norm, and the Q-Former's keys and values.
+        """Vision encoder, its norm if it stands outside (``vision_norm``), and the reader's keys and values.
 
         Args:
             images: float (B, 3, H, W), normalised pixels, or (B, P, E), what the encoder says of them.
@@ -178,17 +193,23 @@ class VisionLanguageModel(BaseModel):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
                 patches = self._see(images)  # (B, P, E)
-        patches = self.vision_norm(patches.float())
-        return EncodedImages(patches, self.qformer.project_image(patches))
+        norm = getattr(self, 'vision_norm', None)
+        patches = norm(patches.float()) if norm is not None else patches.float()
+        return EncodedImages(patches, self.project_image(patches))
 
-    def _see(self, images) -> torch.Tensor:
-        """Tokens (B, P, E) of the vision encoder."""
+    def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
+        """The reader's cross-attention keys and values of patches (B, P, E), per layer."""
+        return self.reader.project_image(patches)
+
+    def _see(self, images, vision: Any = None) -> torch.Tensor:
+        """Tokens (B, P, E) of the vision encoder, or of another one like it."""
         if images.ndim == 3:  # they are, from a feature cache
             return images
+        vision = self.vision if vision is None else vision
         if self.vision_dtype is None:
-            return self.vision(images)
+            return vision(images)
         with torch.autocast(images.device.type, self.vision_dtype):
-            return self.vision(images)
+            return vision(images)
 
     @torch.no_grad()
     def _remembered_patches(self, images, data_samples) -> torch.Tensor:
@@ -206,6 +227,24 @@ class VisionLanguageModel(BaseModel):
                 self._cache[keys[i]] = row.clone()
                 self._cache_room = max(self._cache_room - size, 1)  # 1: full, but still in use
         return torch.stack([fresh[i] if i in fresh else self._cache[key] for i, key in enumerate(keys)])
+
+    @torch.no_grad()
+    def image_states(self, encoded: EncodedImages) -> torch.Tensor:
+        """What encoded images are beside texts: what queries read of them (B, Q, D), or their patches (B, P, E)."""
+        return self.reader.image_states(*encoded)
+
+    @torch.no_grad()
+    def joint_states(self, encoded: EncodedImages, text: TextBatch) -> torch.Tensor:
+        """What is read of images beside texts, by queries (B, Q, D) or by the text's tokens (B, T, D).
+
+        Args:
+            encoded: B images, or one for all texts.
+            text: B texts.
+        """
+        assert self.text_reader is not None
+        enc_id = self.tokenizer.enc_id
+        return self.text_reader.forward_joint(encoded.image_kv,
+                                              *(text if enc_id is None else text.begin_with(enc_id)))
 
     def forward(self, images=None, data_samples=None, mode: str = 'tensor'):
         """Dispatch.

@@ -61,7 +61,7 @@ class Blip2Features(VisionLanguageModel):
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
         parts: dict[str, Any] = dict(vision=vision, qformer=qformer)
-        super().__init__(parts, frozen, data_preprocessor=data_preprocessor)
+        super().__init__(parts, 'qformer', frozen, data_preprocessor=data_preprocessor)
         self.tokenizer = tokenizer
         self.max_text_len = max_text_len
         if vision is not None:

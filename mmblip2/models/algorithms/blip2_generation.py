@@ -2,8 +2,7 @@
 
 Shapes: B images, Q queries, D Q-Former width, H language model width.
 """
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -12,14 +11,14 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
-from ..hub import refuse
-from ..language.base import LanguageModel, generation_problems
+from ..language.base import LanguageModel
 from ..qformer import QFormer
-from .base import EncodedImages, VisionLanguageModel, check_text_fits
+from .base import EncodedImages, check_text_fits
+from .text_generation import TextGeneration, shared_rows
 
 
 @MODELS.register_module()
-class Blip2Generation(VisionLanguageModel):
+class Blip2Generation(TextGeneration):
     """Query features, projected, are the visual prefix of a language model.
 
     The samples carry the task: ``prompt`` (may be empty), ``target`` in training, and, where the Q-Former reads
@@ -47,6 +46,7 @@ class Blip2Generation(VisionLanguageModel):
             ``generation_batch_size`` is no positive number.
     """
 
+    qformer: QFormer
     droppable = ('itc_head.*', 'itm_head.*', 'itg_head.*', 'num_steps', 'qformer.word_embeddings.*',
                  'qformer.position_embeddings.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
 
@@ -60,23 +60,28 @@ class Blip2Generation(VisionLanguageModel):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
                 'that reads text, neither for one that does not')
-        refuse(generation_problems(generation or {}, language_model.generate), 'generation of the model')
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
-        if generation_batch_size is not None and generation_batch_size < 1:
-            raise ConfigError(f'generation_batch_size is {generation_batch_size}, expected a positive number or None')
-        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), frozen, allow_random,
-                         vision_cache_gib, data_preprocessor)
+        super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), 'qformer', generation,
+                         generation_batch_size, frozen, allow_random, vision_cache_gib, data_preprocessor)
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
         self.tokenizer = tokenizer
         self.max_text_len = max_text_len
         self.global_token_mean = global_token_mean
-        self.generation = dict(generation or {})
-        self.generation_batch_size = generation_batch_size
         if qformer.has_text:  # only queries leave the Q-Former, so nobody reads the last layer's text rows
             for module in (qformer.layers[-1].text_mlp, qformer.layers[-1].text_norm):
                 module.requires_grad_(False)
+
+    @property
+    def reads_qformer_text(self) -> bool:  # type: ignore[override]
+        """Whether the Q-Former reads ``qformer_text`` of the samples."""
+        return self.tokenizer is not None
+
+    @property
+    def writer(self) -> Callable[..., list]:
+        """See ``TextGeneration``."""
+        return self.language_model.generate
 
     def visual_prefix(self, images: torch.Tensor, data_samples: Sequence) -> torch.Tensor:
         """Images (and the text the Q-Former reads) to the language model's prefix (B, Q, H).
@@ -84,7 +89,7 @@ class Blip2Generation(VisionLanguageModel):
         Outside training an image that several samples share, by their ``img_path`` and its pixels, is encoded once.
         """
         texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
-        shared = None if self.training else _shared_rows(images, data_samples)
+        shared = None if self.training else shared_rows(images, data_samples)
         if shared is None:
             return self.prefix_of(self.encode_image(images, data_samples), texts)
         encoded, rows = self.encode_image(images[shared.first]), torch.tensor(shared.of_sample, device=images.device)
@@ -121,71 +126,3 @@ class Blip2Generation(VisionLanguageModel):
             self.visual_prefix(images, data_samples), [sample.prompt for sample in data_samples],
             [sample.target for sample in data_samples])
         return dict(loss_lm=share_of_global(total, count) if self.global_token_mean else total / count)
-
-    @torch.no_grad()
-    def generate(self, prefix: torch.Tensor, prompts: Sequence[str], **settings) -> list:
-        """Continue prompts behind visual prefixes.
-
-        Args:
-            prefix: (B, Q, H), of :meth:`prefix_of`.
-            prompts: One a row.
-            **settings: Of the language model's ``generate``; those of the config hold for the others.
-
-        Returns:
-            list[str] | list[list[str]]: See ``LanguageModel.generate``.
-
-        Raises:
-            ConfigError: The language model returns another number of texts than there are samples.
-        """
-        settings = {**self.generation, **settings}
-        texts = self._in_batches(prefix, list(prompts), settings)
-        if len(texts) != len(prompts):
-            raise ConfigError(f'{type(self.language_model).__name__}.generate returned {len(texts)} texts for '
-                              f'{len(prompts)} samples, expected one a sample: check what it does with generation='
-                              f'{settings}')
-        return texts
-
-    def predict(self, images: torch.Tensor, data_samples: Sequence) -> Sequence:
-        """Write ``pred_text`` into the samples and return them.
-
-        Raises:
-            ConfigError: See :meth:`generate`; ``generation`` asks for several texts a sample.
-        """
-        refuse(generation_problems(self.generation, self.language_model.generate), 'generation of the model')
-        with torch.no_grad():
-            prefix = self.visual_prefix(images, data_samples)
-        for sample, text in zip(data_samples, self.generate(prefix, [sample.prompt for sample in data_samples])):
-            sample.pred_text = text
-        return data_samples
-
-    def _in_batches(self, prefix: torch.Tensor, prompts: list[str], settings: dict) -> list:
-        """Texts of the language model, made for at most ``generation_batch_size`` rows of ``prefix`` at a time."""
-        size = self.generation_batch_size or len(prompts)
-        if size >= len(prompts):
-            return self.language_model.generate(prefix, prompts, **settings)
-        texts: list = [None] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # letters stand for tokens
-        for start in range(0, len(order), size):
-            chosen = order[start:start + size]
-            written = self.language_model.generate(prefix[chosen], [prompts[i] for i in chosen], **settings)
-            for i, text in zip(chosen, written, strict=True):
-                texts[i] = text
-        return texts
-
-
-class _SharedRows(NamedTuple):
-    """``first``: the first sample of each different image; ``of_sample``: for each sample the number of its image."""
-    first: list[int]
-    of_sample: list[int]
-
-
-def _shared_rows(images, data_samples) -> _SharedRows | None:
-    """Which samples show the same file; None if none do, if it is not known, or if their pixels (of a transform that
-    looks at the question, say) differ."""
-    paths = [sample.get('img_path') if sample and not sample.get('augmented') else None for sample in data_samples]
-    number = {path: i for i, path in enumerate(dict.fromkeys(paths))}
-    if None in number or len(number) == len(paths):
-        return None
-    shared = _SharedRows([paths.index(path) for path in number], [number[path] for path in paths])
-    of_first = [shared.first[row] for row in shared.of_sample]
-    return shared if torch.equal(images[of_first], images) else None

@@ -7,7 +7,7 @@ class LMHead(nn.Module):
     """BERT's prediction head; its decoder is the word embedding table, which the caller passes.
 
     Args:
-        width (int): Q-Former width D.
+        width (int): Width D of Q-Former or MED.
         vocab_size (int): Vocabulary size V.
         eps (float): Epsilon of the LayerNorm.
     """

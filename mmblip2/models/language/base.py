@@ -206,21 +206,9 @@ class LanguageModel(nn.Module):
                 length_penalty, count, kwargs):
         """Run transformers' ``generate`` on embeddings and return the ids (B * count, N) that it gives back, those of
         one sample after the other."""
-        pad_id = self.tokenizer.pad_token_id
-        settings = dict(do_sample=False, max_new_tokens=max_new_tokens, num_beams=num_beams,
-                        eos_token_id=end_id, pad_token_id=end_id if pad_id is None else pad_id)
-        if min_new_tokens is not None:
-            settings['min_new_tokens'] = min_new_tokens
-        if num_beams > 1:
-            settings['length_penalty'] = length_penalty
         refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
-        settings.update(kwargs)
-        if count > 1:
-            sampled = settings['do_sample'] and num_beams == 1
-            if not sampled and num_beams < count:
-                raise ConfigError(f'{count} texts a sample (num_return_sequences) need as many beams, got num_beams='
-                                  f'{num_beams}: set num_beams={count}, or do_sample=True with num_beams=1')
-            settings['num_return_sequences'] = count
+        settings = search_settings(end_id, self.tokenizer.pad_token_id, max_new_tokens, num_beams, min_new_tokens,
+                                   length_penalty, count, kwargs)
         return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
 
     def _decode(self, rows, end_id, count=1):
@@ -232,6 +220,38 @@ class LanguageModel(nn.Module):
             texts.append(self.tokenizer.decode(row, skip_special_tokens=True,
                                                clean_up_tokenization_spaces=False).strip())
         return texts if count == 1 else [texts[i:i + count] for i in range(0, len(texts), count)]
+
+
+def search_settings(end_id, pad_id, max_new_tokens, num_beams, min_new_tokens, length_penalty, count, others):
+    """Arguments of :meth:`LanguageModel.generate` as transformers' ``generate`` takes them.
+
+    Args:
+        end_id (int): Token that ends a text.
+        pad_id (int or None): Token behind the end.
+        max_new_tokens, num_beams, min_new_tokens, length_penalty: See :meth:`LanguageModel.generate`.
+        count (int): Its ``num_return_sequences``.
+        others (dict): Its other settings.
+
+    Returns:
+        dict: Settings.
+
+    Raises:
+        ConfigError: More texts than beams without sampling.
+    """
+    settings = dict(do_sample=False, max_new_tokens=max_new_tokens, num_beams=num_beams, eos_token_id=end_id,
+                    pad_token_id=end_id if pad_id is None else pad_id)
+    if min_new_tokens is not None:
+        settings['min_new_tokens'] = min_new_tokens
+    if num_beams > 1:
+        settings['length_penalty'] = length_penalty
+    settings.update(others)
+    if count > 1:
+        sampled = settings['do_sample'] and num_beams == 1
+        if not sampled and num_beams < count:
+            raise ConfigError(f'{count} texts a sample (num_return_sequences) need as many beams, got num_beams='
+                              f'{num_beams}: set num_beams={count}, or do_sample=True with num_beams=1')
+        settings['num_return_sequences'] = count
+    return settings
 
 
 def generation_problems(settings, generate):

@@ -82,8 +82,9 @@ class Attention(nn.Module):
 
         Args:
             x: (B, L, D).
-            kv: Keys and values of B rows, or of one row that all B share (only without a mask).
-            mask: bool, broadcastable to (B, H, L, S); True means visible.
+            kv: Keys and values of B rows, or of fewer: each is then shared by as many rows of ``x`` that follow one
+                another.
+            mask: bool, broadcastable to (B, H, L, S); True means visible. Of shared keys (rows of ``kv``, 1, 1, S).
 
         Returns:
             torch.Tensor: (B, L, D).
@@ -91,7 +92,7 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         query = self.query(x)
         if kv.key.size(0) != batch:  # one image, many texts: fold the batch into the rows instead of copying K and V
-            query = query.reshape(1, batch * length, width)
+            query = query.reshape(kv.key.size(0), -1, width)
         out = scaled_attention(self._heads(query), kv.key, kv.value, mask,
                                self.dropout if self.training else 0.)  # (B, H, L, d)
         return self.output(out.transpose(1, 2).reshape(batch, length, width))

@@ -2,74 +2,54 @@
 
 Shapes: B images or image-text rows, P patches, E vision width, Q queries, T text tokens, L = Q+T, D width, H heads.
 """
-from typing import Any
-
 import torch
 from torch import nn
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
-from ..layers import Attention, Mlp
+from ..layers import BertTower, Mlp, PostNormLayer, self_attention_mask
 from ..layers.attention import KeyValue
-from .masks import self_attention_mask
-
-_ADDED_WORDS = 2  # [DEC], and [ENC] of BLIP
 
 
-class QFormerLayer(nn.Module):
+class QFormerLayer(PostNormLayer):
     """One post-norm layer: self-attention over all rows, cross-attention and MLP of the queries, MLP of the text."""
 
     def __init__(self, width, num_heads, mlp_width, vision_width, dropout, eps, cross_attention, text):
-        super().__init__()
-        self.attention = Attention(width, num_heads, dropout=dropout)
-        self.cross_attention: Attention | None = None
-        self.attention_norm = nn.LayerNorm(width, eps)
-        if cross_attention:
-            self.cross_attention = Attention(width, num_heads, kv_width=vision_width, dropout=dropout)
-            self.cross_attention_norm = nn.LayerNorm(width, eps)
+        super().__init__(width, num_heads, dropout, eps, vision_width if cross_attention else None)
         self.query_mlp = Mlp(width, mlp_width)
         self.query_norm = nn.LayerNorm(width, eps)
         if text:
             self.text_mlp = Mlp(width, mlp_width)
             self.text_norm = nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None)):
+    def forward(self, x, image_kv=None, mask=None, past=None, keep=slice(None), num_query=0):
         """Run the layer.
 
         Args:
             x: (B, L, D); the first ``num_query`` rows are queries, the others text.
-            num_query: Number of query rows in ``x``.
             image_kv: Cross-attention keys and values of the image; used on query rows if this layer has any.
             mask: bool (B, 1, L, S).
             past: Self-attention keys and values of rows in front of ``x``.
             keep: Slice of the rows that the caller needs; only these are computed. It starts at row 0.
+            num_query: Number of query rows in ``x``.
 
         Returns:
-            tuple: rows (B, len(keep), D), and this layer's self-attention ``KeyValue`` of ``x``.
+            tuple: rows (B, len(keep), D), and this layer's self-attention ``KeyValue`` of ``past`` and ``x``.
         """
-        x, own = self.attend(x, mask, past, keep)
+        x, seen = self.attend(x, mask, past, keep)
         queries, text = x[:, :num_query], x[:, num_query:]
         parts = []
         if queries.size(1):
             parts.append(self.read(queries, image_kv))
         if text.size(1):
             parts.append(self.feed_text(text))
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], own
-
-    def attend(self, x, mask=None, past=None, keep=slice(None)):
-        """The self-attention of :meth:`forward`: rows (B, len(keep), D), and the ``KeyValue`` of ``x``."""
-        own = self.attention.project_kv(x)
-        seen = own if past is None else KeyValue.cat([past, own], dim=2)
-        x = x[:, keep]
-        mask = mask[:, :, keep] if mask is not None else None
-        return self.attention_norm(x + self.dropout(self.attention(x, seen, mask))), own
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0], seen
 
     def read(self, queries, image_kv=None):
         """Cross-attention, if this layer has any, and MLP of the queries (B, Q, D)."""
         if self.cross_attention is not None:
-            queries = self.cross_attention_norm(queries + self.dropout(self.cross_attention(queries, image_kv)))
+            queries = self.cross_attend(queries, image_kv)
         return self.query_norm(queries + self.dropout(self.query_mlp(queries)))
 
     def feed_text(self, text):
@@ -77,17 +57,8 @@ class QFormerLayer(nn.Module):
         return self.text_norm(text + self.dropout(self.text_mlp(text)))
 
 
-def _check_sizes(sizes, optional):
-    """Refuse what is no positive whole number; the optional ones may be None."""
-    given = {**sizes, **{name: size for name, size in optional.items() if size is not None}}
-    for name, size in given.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise ConfigError(f'QFormer: {name} is {size!r}, expected a positive whole number'
-                              + (' or None' if name in optional else ''))
-
-
 @MODELS.register_module()
-class QFormer(nn.Module):
+class QFormer(BertTower):
     """Querying Transformer: a BERT whose learned queries cross-attend to image patches.
 
     Its uses are methods that share the weights: :meth:`forward_queries` (image only), :meth:`forward_text`
@@ -115,94 +86,31 @@ class QFormer(nn.Module):
         ConfigError: A size is no positive whole number, or ``num_heads`` does not divide ``width``.
     """
 
-    layers: Any  # nn.ModuleList of QFormerLayer
+    title = 'Q-Former'
+    has_queries = True
 
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
                  mlp_width: int | None = None, num_query: int | None = 32, cross_attention_freq: int = 2,
                  vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
                  eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None):
-        super().__init__()
-        _check_sizes(
+        self.check_sizes(
             dict(vision_width=vision_width, num_layers=num_layers, width=width, num_heads=num_heads,
                  cross_attention_freq=cross_attention_freq, max_positions=max_positions),
             dict(num_query=num_query, mlp_width=mlp_width, vocab_size=vocab_size))
-        if width % num_heads:
-            raise ConfigError(f'QFormer: width {width} is not a multiple of num_heads {num_heads}: change one of them')
-        self.vision_width = vision_width
-        self.width = width
+        super().__init__(vision_width, width, vocab_size, max_positions, dropout, eps, bert)
         self.num_query = num_query
-        self.max_positions = max_positions
-        self.vocab_size = vocab_size
-        self.bert = bert
         self.queries = nn.Parameter(torch.empty(1, num_query, width)) if num_query is not None else None
-        if vocab_size is not None:
-            self.word_embeddings = nn.Embedding(vocab_size, width)
-            self.position_embeddings = nn.Embedding(max_positions, width)
-        self.embedding_norm = nn.LayerNorm(width, eps)
-        self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
             QFormerLayer(width, num_heads, mlp_width or 4 * width, vision_width, dropout, eps,
                          cross_attention=i % cross_attention_freq == 0, text=self.has_text)
             for i in range(num_layers))
+        if self.queries is not None:
+            nn.init.normal_(self.queries, std=init_std)
         self._draw_weights(init_std)
 
     @property
-    def has_text(self) -> bool:
-        """Whether the text half was built."""
-        return self.vocab_size is not None
-
-    def _draw_weights(self, std):
-        if self.queries is not None:
-            nn.init.normal_(self.queries, std=std)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=std)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-
-    def init_weights(self):
-        """At the start of a training: take over the BERT folder, if there is one, and log what stayed new."""
-        if self.bert is not None:
-            from mmengine.logging import print_log
-
-            from .bert_init import init_from_bert
-            for line in str(init_from_bert(self, self.bert)).splitlines():
-                print_log(line, logger='current')
-
-    def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """Weights of a Q-Former whose vocabulary lacks the words that BLIP adds to BERT's, [DEC] (and [ENC]).
-
-        Args:
-            state: Tensors by name, as a file has them. Stays as it is.
-
-        Returns:
-            tuple: Tensors with rows for these words, which stay as they are here (zero on the meta device), and a
-            note; any other difference stays and is refused by its shape.
-        """
-        table = state.get('word_embeddings.weight')
-        if self.vocab_size is None or table is None or table.dim() != 2 or table.size(1) != self.width:
-            return state, []
-        added = self.vocab_size - len(table)
-        if not 0 < added <= _ADDED_WORDS:
-            return state, []
-        own = self.word_embeddings.weight[-added:].detach()
-        drawn = not own.is_meta  # a model that is converted has no values of its own
-        own = own.to(table) if drawn else table.new_zeros(own.shape)
-        return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
-                [f'the file has {len(table)} words and the model {self.vocab_size}: the last {added} row'
-                 f'{"s" if added > 1 else ""} of word_embeddings {"stay as drawn" if drawn else "are zero"}'])
-
-    def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
-        """Cross-attention keys and values of an image, per layer; the costly part, so computed once an image.
-
-        Args:
-            patches: (B, P, E).
-
-        Returns:
-            list: One ``KeyValue`` (B, H, P, d) a layer, None for a layer without cross-attention.
-        """
-        return [layer.cross_attention.project_kv(patches) if layer.cross_attention is not None else None
-                for layer in self.layers]
+    def bert_mlps(self):  # type: ignore[override]
+        return (('query_mlp', 'query_norm'), ('text_mlp', 'text_norm'))[:1 + self.has_text]
 
     def _embed_queries(self, batch: int, queries: torch.Tensor | None = None) -> torch.Tensor:
         queries = self.queries if queries is None else queries
@@ -211,24 +119,9 @@ class QFormer(nn.Module):
                               'or set num_query in its config')
         return self.dropout(self.embedding_norm(queries).expand(batch, -1, -1))  # (B, Q, D)
 
-    def _embed_text(self, input_ids: torch.Tensor) -> torch.Tensor:
-        if not self.has_text:
-            raise RuntimeError('this Q-Former was built without a text half: set vocab_size in its config')
-        length = input_ids.size(1)
-        if length > self.max_positions:
-            raise ValueError(f'text of {length} tokens is longer than max_positions={self.max_positions}')
-        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
-        return self.dropout(self.embedding_norm(x))  # (B, T, D)
-
-    def _run(self, x, num_query, image_kv=None, mask=None, past=None, keep=slice(None), first=0):
-        """The layers from ``first`` on."""
-        cache = []
-        for i, layer in enumerate(self.layers[first:], first):
-            last = i == len(self.layers) - 1
-            x, kv = layer(x, num_query, image_kv[i] if image_kv is not None else None, mask,
-                          past[i] if past is not None else None, keep if last else slice(None))
-            cache.append(kv)
-        return x, cache
+    def image_states(self, patches: torch.Tensor, image_kv: list[KeyValue | None]) -> torch.Tensor:
+        """What the queries read of an image (B, Q, D)."""
+        return self.forward_queries(image_kv)[0]
 
     def forward_queries(self, image_kv: list[KeyValue | None],
                         queries: torch.Tensor | None = None) -> tuple[torch.Tensor, list[KeyValue]]:
@@ -247,36 +140,7 @@ class QFormer(nn.Module):
         """
         batch = next(kv.key.size(0) for kv in image_kv if kv is not None)
         x = self._embed_queries(batch, queries)
-        return self._run(x, x.size(1), image_kv)
-
-    def forward_text(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
-        """Text alone, bidirectional; the feature of its first token ([CLS]).
-
-        Args:
-            input_ids: int64 (B, T).
-            text_mask: (B, T), nonzero at real tokens.
-
-        Returns:
-            torch.Tensor: (B, D).
-        """
-        return self._run_text(input_ids, text_mask, keep=slice(0, 1))[:, 0]
-
-    def forward_text_tokens(self, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
-        """Text alone, bidirectional, all its tokens; the first of them is what :meth:`forward_text` gives.
-
-        Args:
-            input_ids: int64 (B, T).
-            text_mask: (B, T), nonzero at real tokens.
-
-        Returns:
-            torch.Tensor: (B, T, D); rows of padding mean nothing.
-        """
-        return self._run_text(input_ids, text_mask, keep=slice(None))
-
-    def _run_text(self, input_ids, text_mask, keep):
-        mask = text_mask.bool()[:, None, None, :]
-        x = self._embed_text(input_ids)
-        return self._run(x, 0, mask=mask.expand(-1, -1, x.size(1), -1), keep=keep)[0]
+        return self._run(x, image_kv, num_query=x.size(1))
 
     def forward_joint(self, image_kv, input_ids: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """Queries and text see each other; the queries read the image.
@@ -326,8 +190,8 @@ class QFormer(nn.Module):
             return queries
         num_query = queries.size(1)
         mask = self_attention_mask('bidirectional', num_query, text_mask) if text_mask is not None else None
-        return self._run(torch.cat([queries, text], dim=1), num_query, image_kv, mask, keep=slice(0, num_query),
-                         first=1)[0]
+        return self._run(torch.cat([queries, text], dim=1), image_kv, mask, keep=slice(0, num_query), first=1,
+                         num_query=num_query)[0]
 
     def forward_causal(self, input_ids: torch.Tensor, text_mask: torch.Tensor, query_cache) -> torch.Tensor:
         """Text sees all queries and earlier text.
@@ -344,4 +208,4 @@ class QFormer(nn.Module):
         """
         num_query = query_cache[0].key.size(2)
         mask = self_attention_mask('causal', num_query, text_mask)[:, :, num_query:]
-        return self._run(self._embed_text(input_ids), 0, mask=mask, past=query_cache)[0]
+        return self._run(self._embed_text(input_ids), mask=mask, past=query_cache)[0]

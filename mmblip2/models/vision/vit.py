@@ -53,18 +53,28 @@ class SelfAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block with a LayerNorm before each half."""
+    """Transformer block with a LayerNorm before each half; in training an image skips a half with probability
+    ``drop_path``."""
 
-    def __init__(self, width: int, num_heads: int, mlp_width: int, eps: float, activation: str, qkv_bias: str):
+    def __init__(self, width: int, num_heads: int, mlp_width: int, eps: float, activation: str, qkv_bias: str,
+                 drop_path: float = 0.):
         super().__init__()
+        self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(width, eps)
         self.attn = SelfAttention(width, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = Mlp(width, mlp_width, activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self._dropped(self.attn(self.norm1(x)))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _dropped(self, x: torch.Tensor) -> torch.Tensor:
+        """Some images' rows are zero and the others larger, so that the mean stays."""
+        if not self.training or not self.drop_path:
+            return x
+        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
+        return x * (kept / (1 - self.drop_path)).to(x.dtype)
 
 
 def resize_positions(table: torch.Tensor, grid: int, align_corners: bool) -> torch.Tensor:
@@ -94,13 +104,19 @@ def not_a_multiple(image_size: int, patch_size: int) -> str:
 
 @MODELS.register_module()
 class VisionTransformer(nn.Module):
-    """ViT with learned absolute positions, no head and no final norm (BLIP-2 normalises outside).
+    """ViT with learned absolute positions and no head.
 
     The encoders of the paper, each without the last block of the published model (section 3.1), as LAVIS builds them:
 
     - EVA-ViT-g: ``width=1408, depth=39, num_heads=16, mlp_width=6144, eps=1e-6``, the other arguments as they are.
     - CLIP ViT-L/14: ``width=1024, depth=23, num_heads=16, mlp_width=4096, eps=1e-5, activation='quick_gelu',
       pre_norm=True, qkv_bias='full', patch_bias=False``.
+
+    They have no final norm, BLIP-2 normalises outside. Those of BLIP are whole, and normalise inside:
+
+    - ViT-B/16: ``patch_size=16, width=768, depth=12, num_heads=12, qkv_bias='full', final_norm=True``.
+    - ViT-L/16: ``patch_size=16, width=1024, depth=24, num_heads=16, qkv_bias='full', final_norm=True``, with
+      ``drop_path=0.1`` in every training.
 
     Args:
         image_size (int): Side of the square input in pixels. Weights made for another size are interpolated.
@@ -112,8 +128,11 @@ class VisionTransformer(nn.Module):
         eps (float): Epsilon of the LayerNorms.
         activation (str): Of the MLPs, ``'gelu'`` (exact) or ``'quick_gelu'``.
         pre_norm (bool): LayerNorm between the embeddings and the first block.
+        final_norm (bool): LayerNorm after the last block.
         qkv_bias (str): ``'qv'`` (queries and values have a bias) or ``'full'`` (the keys too).
         patch_bias (bool): The patch embedding has a bias.
+        drop_path (float): Probability that, in training, an image skips a half of the last block (stochastic depth);
+            it grows linearly from 0 in the first.
         grad_checkpointing (bool): In training, keep only the input of each block and compute it again in the
             backward pass: less memory, more time, the same gradients.
         weights (str, optional): Checkpoint with this encoder's weights, alone or under the prefix ``vision.``; also
@@ -121,16 +140,18 @@ class VisionTransformer(nn.Module):
             and downloaded where its address is known, as ``mmblip2.checkpoints.sources.locate`` says.
 
     Raises:
-        ConfigError: If ``patch_size`` does not divide ``image_size``, ``num_heads`` does not divide ``width``, or
-            ``activation`` or ``qkv_bias`` has another value.
+        ConfigError: If ``patch_size`` does not divide ``image_size``, ``num_heads`` does not divide ``width``,
+            ``activation`` or ``qkv_bias`` has another value, or ``drop_path`` is no probability below 1.
         CheckpointError: If ``weights`` does not fit; a published encoder may have one block more, no further ones.
     """
 
     def __init__(self, image_size: int = 224, patch_size: int = 14, width: int = 1408, depth: int = 39,
                  num_heads: int = 16, mlp_width: int | None = None, eps: float = 1e-6, activation: str = 'gelu',
-                 pre_norm: bool = False, qkv_bias: str = 'qv', patch_bias: bool = True,
-                 grad_checkpointing: bool = False, weights: str | None = None):
+                 pre_norm: bool = False, final_norm: bool = False, qkv_bias: str = 'qv', patch_bias: bool = True,
+                 drop_path: float = 0., grad_checkpointing: bool = False, weights: str | None = None):
         super().__init__()
+        if not 0 <= drop_path < 1:
+            raise ConfigError(f'drop_path is {drop_path}, expected a probability from 0 to below 1')
         if image_size % patch_size:
             raise ConfigError(not_a_multiple(image_size, patch_size))
         self.image_size = image_size
@@ -144,7 +165,10 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid**2 + 1, width))
         self.pre_norm = nn.LayerNorm(width, eps) if pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, mlp_width or 4 * width, eps, activation, qkv_bias) for _ in range(depth))
+            Block(width, num_heads, mlp_width or 4 * width, eps, activation, qkv_bias,
+                  drop_path * i / max(depth - 1, 1)) for i in range(depth))
+        self.norm = nn.LayerNorm(width, eps) if final_norm else nn.Identity()
+        self._draws = drop_path > 0
         # LAVIS interpolates the positions of CLIP with aligned corners and those of EVA without
         self._align_corners = pre_norm
         self._init_weights()
@@ -208,8 +232,8 @@ class VisionTransformer(nn.Module):
         x = self.pre_norm(x)
         recompute = self.grad_checkpointing and self.training and torch.is_grad_enabled()
         for block in self.blocks:
-            if recompute:  # the blocks draw no random numbers, so there is no random state to keep
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            if recompute:  # where the blocks draw no random numbers, there is no random state to keep
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=self._draws)
             else:
                 x = block(x)
-        return x
+        return self.norm(x)

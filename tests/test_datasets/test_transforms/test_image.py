@@ -3,7 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmblip2.datasets.transforms import LoadImage, RandomFlip, RandomResizedCrop, Resize
+from mmblip2.datasets.transforms import LoadImage, RandAugment, RandomFlip, RandomResizedCrop, Resize
+from mmblip2.datasets.transforms.image import AUGMENTATIONS
 from mmblip2.errors import ConfigError, DataError
 
 
@@ -110,3 +111,139 @@ def test_impossible_ranges_are_refused():
         RandomResizedCrop(8, aspect_ratio_range=(2, 1))
     with pytest.raises(ConfigError, match='prob of RandomFlip'):
         RandomFlip(prob=2)
+
+
+def photo(width=48, height=36):
+    """Smooth, so that an interpolated pixel is near its neighbours, with all levels used."""
+    y, x = np.mgrid[:height, :width]
+    channels = [127 + 100 * np.sin(x / 9 + y / 7 + channel) for channel in range(3)]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+def by_table(pixels, tables):
+    return np.stack([np.asarray(table)[pixels[..., i]] for i, table in enumerate(tables)], -1)
+
+
+def stretched(pixels):
+    """Each channel's least and greatest level become 0 and 255."""
+    low, high = pixels.min((0, 1)).astype(float), pixels.max((0, 1)).astype(float)
+    return by_table(pixels, [np.clip((np.arange(256) - a) * 255 / (b - a), 0, 255).astype(int)
+                             for a, b in zip(low, high)])
+
+
+def equalised(pixels):
+    """Each channel's cumulated histogram becomes a line; the greatest level's pixels do not count for the step."""
+    tables = []
+    for channel in range(3):
+        counts = np.bincount(pixels[..., channel].ravel(), minlength=256)
+        step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
+        tables.append(np.clip((step // 2 + np.cumsum(counts) - counts) // step, 0, 255))
+    return by_table(pixels, tables)
+
+
+def sharpened(pixels, factor):
+    """Away from the mean of the 3 x 3 neighbours (the middle counts five times); the border stays."""
+    smooth = sum(np.roll(pixels.astype(float), (dy, dx), (0, 1)) * (5 if dx == dy == 0 else 1)
+                 for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 13
+    smooth = np.round(smooth)
+    smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1] = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+    return np.clip(smooth + factor * (pixels - smooth), 0, 255)
+
+
+def warped(pixels, matrix):
+    """OpenCV's warpAffine, linear, with grey around: pixel p goes to ``matrix`` (p, 1), both from the first one's
+    middle."""
+    height, width = pixels.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(float)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))
+    sx, sy = (inverse[row, 0] * x + inverse[row, 1] * y + inverse[row, 2] for row in (0, 1))
+    grey = np.pad(pixels.astype(float), ((64, 64), (64, 64), (0, 0)), constant_values=128)
+    sx, sy = np.clip(sx + 64, 0, grey.shape[1] - 2), np.clip(sy + 64, 0, grey.shape[0] - 2)
+    left, top = np.floor(sx).astype(int), np.floor(sy).astype(int)
+    fx, fy = (sx - left)[..., None], (sy - top)[..., None]
+    return ((grey[top, left] * (1 - fx) + grey[top, left + 1] * fx) * (1 - fy)
+            + (grey[top + 1, left] * (1 - fx) + grey[top + 1, left + 1] * fx) * fy)
+
+
+def turning(degrees, width, height):
+    """Against the clock around (width / 2, height / 2)."""
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    x, y = width / 2, height / 2
+    return np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y]])
+
+
+SIGNED = {'ShearX': lambda s: np.array([[1, 0.3 * s, 0], [0, 1, 0]]),
+          'ShearY': lambda s: np.array([[1, 0, 0], [0.3 * s, 1, 0]]),
+          'TranslateX': lambda s: np.array([[1, 0, -10 * s], [0, 1, 0]]),
+          'TranslateY': lambda s: np.array([[1, 0, 0], [0, 1, -10 * s]]),
+          'Rotate': lambda s: turning(30 * s, 48, 36)}
+
+
+@pytest.mark.parametrize('strength', [0.5, -0.5, 0.9])
+def test_operations_of_randaugment_are_those_of_the_recipe(strength):
+    pixels = np.array(photo())
+    factor = 0.1 + 1.8 * abs(strength)
+    exact = dict(Identity=pixels, AutoContrast=stretched(pixels), Equalize=equalised(pixels),
+                 Brightness=np.clip(np.floor(pixels * factor), 0, 255), Sharpness=sharpened(pixels, factor))
+    assert {*exact, *SIGNED} == set(AUGMENTATIONS)
+    for name, expected in exact.items():
+        found = np.array(AUGMENTATIONS[name](photo(), strength)).astype(int)
+        assert np.abs(found - expected).max() <= 1, name
+    for name, matrix in SIGNED.items():
+        found = np.array(AUGMENTATIONS[name](photo(), strength)).astype(int)
+        far = np.abs(found - warped(pixels, matrix(strength))).max(-1) > 3
+        # Along the edge of the grey, Pillow takes the image or the grey, and OpenCV mixes them.
+        assert far.mean() < 0.08 and not far[16:20, 22:26].any(), name
+        assert (found == 128).all(-1).sum() > 20, f'{name} brings no grey'
+
+
+def test_randaugment_at_probability_0_and_1():
+    image = photo()
+    assert RandAugment(prob=0)({'image': image, 'rng': np.random.default_rng(0)})['image'] is image
+    results = RandAugment(num_ops=1, prob=1, ops=['TranslateX'])({'image': image, 'rng': np.random.default_rng(0)})
+    moved = np.array(results['image'])
+    assert results['augmented'] == 'RandAugment'
+    pixels = np.array(image)
+    assert np.array_equal(moved[:, 5:], pixels[:, :-5]) or np.array_equal(moved[:, :-5], pixels[:, 5:])
+
+
+def test_randaugment_depends_on_the_draws_generator_only():
+    drawn = {seed: [RandAugment()({'image': photo(), 'rng': np.random.default_rng(seed)})['image'].tobytes()
+                    for _ in range(2)] for seed in range(20)}
+    assert all(first == second for first, second in drawn.values())
+    assert len({first for first, _ in drawn.values()}) > 4
+
+
+def test_randaugment_draws_every_operation_half_of_the_time(monkeypatch):
+    counts = dict.fromkeys(AUGMENTATIONS, 0)
+    signs = set()
+    for name in AUGMENTATIONS:
+        def count(image, strength, name=name):
+            counts[name] += 1
+            signs.add(strength)
+            return image
+        monkeypatch.setitem(AUGMENTATIONS, name, count)
+    rng, transform = np.random.default_rng(0), RandAugment()
+    for _ in range(1000):
+        transform({'image': None, 'rng': rng})
+    assert signs == {-0.5, 0.5}
+    assert 900 < sum(counts.values()) < 1100 and all(60 < number < 140 for number in counts.values())
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(ops=['Invert']), r"ops of RandAugment are \['Invert'\], expected some of Identity, AutoContrast"),
+    (dict(ops=[]), 'ops of RandAugment'), (dict(num_ops=0), 'num_ops of RandAugment'),
+    (dict(magnitude=11), 'magnitude of RandAugment is 0 to 10, got 11'), (dict(prob=2), 'prob of RandAugment')])
+def test_impossible_randaugment_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        RandAugment(**options)
+
+
+def test_randaugment_with_patch_labels_is_refused():
+    with pytest.raises(ConfigError, match='RandAugment would misplace patch_labels'):
+        RandAugment()({'image': photo(), 'patch_labels': torch.zeros(1, 4), 'rng': np.random.default_rng(0)})
+
+
+def test_load_image_refuses_a_sample_with_two_images():
+    with pytest.raises(ConfigError, match='the sample has 2 images, LoadImage reads one: .*EachImage'):
+        LoadImage()({'img_path': ('a.png', 'b.png')})

@@ -113,6 +113,18 @@ def test_vqa_prompt_draws_answers_as_often_as_people_gave_them():
 
 def test_vqa_prompt_without_answers_has_no_target():
     assert 'target' not in VQAPrompt()({'question': 'q', 'rng': np.random.default_rng(0)})
+    assert not {'target', 'targets'} & VQAPrompt(every_answer=True)({'question': 'q', 'gt_answer': [' ']}).keys()
+
+
+def test_vqa_prompt_gives_every_answer_with_its_share():
+    """Of VQAv2's ten a count of 3 is 0.3, as in BLIP; an answer of Visual Genome, which has one, is 0.2."""
+    prompt = VQAPrompt(template='{}', qformer_text=None, every_answer=True)
+    results = prompt({'question': 'is it red?', 'gt_answer': ['no'] * 6 + ['yes'] * 3 + ['dark red']})
+    assert results['prompt'] == 'is it red?' and results['target'] == 'no'
+    assert results['targets'] == pytest.approx({'no': 0.6, 'yes': 0.3, 'dark red': 0.1})
+    assert list(results['targets']) == ['no', 'yes', 'dark red']
+    assert prompt({'question': 'q', 'gt_answer': ['left'], 'answer_weight': 0.2})['targets'] == {'left': 0.2}
+    assert 'targets' not in VQAPrompt()({'question': 'q', 'gt_answer': ['left']})
 
 
 def test_template_without_question_is_refused():

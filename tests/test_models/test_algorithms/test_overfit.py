@@ -4,6 +4,7 @@ No part is frozen and none has dropout. Training ends when the loss proves what 
 number of steps, so that other numerics change the time it takes and not the result.
 """
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from mmblip2.evaluation.functional import retrieval_recall
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'data'))
+from word_tokenizer import write_bert
 
 SCRIPT = Path(__file__).resolve().parents[3] / 'tools' / 'dataset_converters' / 'make_shapes.py'
 SIDE, PATCH, WIDTH, MOST_STEPS = 36, 12, 32, 2000
@@ -149,17 +153,14 @@ def margin(scores):
 
 
 def test_eight_scenes_are_found_by_their_captions_and_the_captions_by_them(scenes, tmp_path):
-    from transformers import BertTokenizerFast
     images, captions = scenes
-    words = sorted({word for caption in captions for word in caption.split()})
-    (tmp_path / 'vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *words]))
-    BertTokenizerFast.from_pretrained(str(tmp_path)).save_pretrained(str(tmp_path))
+    folder, words = write_bert(tmp_path, captions)
     torch.manual_seed(0)
     model = MODELS.build(dict(
         type='Blip2Representation', vision=VISION['vit'], frozen=(), embed_dim=WIDTH,
         qformer=dict(type='QFormer', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, num_query=4,
-                     dropout=0., vocab_size=len(words) + 6),
-        tokenizer=dict(type='BertTokenizer', path=str(tmp_path)),
+                     dropout=0., vocab_size=words + 1),
+        tokenizer=dict(type='BertTokenizer', path=folder),
         data_preprocessor=dict(type='mmblip2.ImageTextPreprocessor', image_size=SIDE)))
     samples = [DataSample(text=caption, image_id=i) for i, caption in enumerate(captions)]
     assert min(map(margin, score(model, images, captions))) < 0
@@ -176,3 +177,55 @@ def test_eight_scenes_are_found_by_their_captions_and_the_captions_by_them(scene
         assert retrieval_recall(scores, own, [1]) == retrieval_recall(scores.T, own, [1]) == {1: 100.}
     flipped = score(model, images[::-1], captions)[0]
     assert retrieval_recall(flipped, [[i] for i in range(8)], [1])[1] == 0
+
+
+def blip(folder, words, **kwargs):
+    """A BLIP that writes; with ``text_encoder=True`` one that is asked."""
+    med = dict(type='MED', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, vocab_size=words + 2,
+               max_positions=64, dropout=0.)
+    if kwargs.pop('text_encoder', False):
+        kwargs['text_encoder'] = med
+    torch.manual_seed(0)
+    return MODELS.build(dict(
+        type='BlipGeneration', vision=dict(VISION['vit'], final_norm=True, qkv_bias='full'), text_decoder=med,
+        tokenizer=dict(type='BertTokenizer', path=folder, enc_token=True), label_smoothing=0.,
+        data_preprocessor=dict(type='mmblip2.ImageTextPreprocessor', image_size=SIDE), **kwargs))
+
+
+def test_eight_scenes_come_back_as_the_captions_of_blip(scenes, tmp_path):
+    images, captions = scenes
+    model = blip(*write_bert(tmp_path, [PROMPT, *captions]), generation=dict(max_new_tokens=30))
+    samples = [DataSample(prompt=PROMPT, target=caption) for caption in captions]
+    tokens = sum(len(caption.split()) + 1 for caption in captions)
+    fit(model, dict(inputs=images, data_samples=samples), lambda losses: losses['loss_lm'] < 0.5 / tokens)
+
+    def predict(indices):
+        return [sample.pred_text for sample in model.eval().test_step(
+            dict(inputs=[images[i] for i in indices], data_samples=[DataSample(prompt=PROMPT) for _ in indices]))]
+
+    assert predict(range(8)) == captions and predict([5, 2]) == [captions[5], captions[2]]
+    assert predict(range(7, -1, -1)) == captions[::-1]
+
+
+def test_blip_answers_two_questions_about_eight_scenes(scenes, tmp_path):
+    """Every image has an answer of its own to each question, generated and found among the candidates."""
+    images, _ = scenes
+    questions = ['what', 'which number is it']
+    answers = [[f'{first} {second}' for first in ('red', 'blue') for second in ('star', 'cross', 'square', 'circle')],
+               ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight']]
+    candidates = [answer for group in answers for answer in group]
+    model = blip(*write_bert(tmp_path, questions + candidates), generation=dict(max_new_tokens=5, num_beams=3),
+                 text_encoder=True)
+    samples = [DataSample(prompt=questions[q], targets={answers[q][i]: 1.}) for q in range(2) for i in range(8)]
+    # 0.5 nats over all answers together: every one has a probability above 0.6
+    fit(model, dict(inputs=images * 2, data_samples=samples), lambda losses: losses['loss_lm'] < 0.5 / 16)
+
+    def predict(order):
+        asked = [DataSample(prompt=samples[i].prompt) for i in order]
+        return [sample.pred_text for sample in model.eval().test_step(
+            dict(inputs=[images[i % 8] for i in order], data_samples=asked))]
+
+    order = [15, 0, 8, 7, 3, 12]
+    assert predict(range(16)) == candidates and predict(order) == [candidates[i] for i in order]
+    model.candidates = candidates
+    assert predict(range(16)) == candidates and predict(order) == [candidates[i] for i in order]

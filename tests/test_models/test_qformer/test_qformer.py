@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mmblip2.errors import ConfigError
-from mmblip2.models.qformer import QFormer, self_attention_mask
+from mmblip2.models.layers import self_attention_mask
+from mmblip2.models.qformer import QFormer
 
 
 def build(**kwargs):
@@ -61,7 +62,7 @@ def test_itg_queries_ignore_text():
     queries, cache = qformer.forward_queries(image_kv)
     text = qformer.forward_causal(ids, mask, cache)
     x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
-    full, _ = qformer._run(x, 4, image_kv, self_attention_mask('causal', 4, mask))
+    full, _ = qformer._run(x, image_kv, self_attention_mask('causal', 4, mask), num_query=4)
     torch.testing.assert_close(full[:, :4], queries, atol=1e-5, rtol=0)
     torch.testing.assert_close(full[:, 4:], text, atol=1e-5, rtol=0)
 
@@ -72,7 +73,7 @@ def test_itc_passes_equal_one_pass_under_the_unimodal_mask():
     image_kv = qformer.project_image(torch.randn(2, 5, 12))
     ids, mask = torch.randint(0, 30, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
-    full, _ = qformer._run(x, 4, image_kv, self_attention_mask('unimodal', 4, mask))
+    full, _ = qformer._run(x, image_kv, self_attention_mask('unimodal', 4, mask), num_query=4)
     torch.testing.assert_close(full[:, :4], qformer.forward_queries(image_kv)[0], atol=1e-5, rtol=0)
     torch.testing.assert_close(full[:, 4], qformer.forward_text(ids, mask), atol=1e-5, rtol=0)
 
@@ -136,7 +137,7 @@ def test_the_joint_pass_in_two_steps_equals_one_pass_over_all_rows(num_layers):
     for _ in range(2):
         image_kv = qformer.project_image(torch.randn(1, 5, 12))
         x = torch.cat([qformer._embed_queries(2), qformer._embed_text(ids)], dim=1)
-        full, _ = qformer._run(x, 4, image_kv, self_attention_mask('bidirectional', 4, mask))
+        full, _ = qformer._run(x, image_kv, self_attention_mask('bidirectional', 4, mask), num_query=4)
         torch.testing.assert_close(qformer.finish_joint(image_kv, *started, mask), full[:, :4], atol=1e-5, rtol=0)
         ones = torch.ones_like(ids)
         torch.testing.assert_close(qformer.finish_joint(image_kv, *qformer.start_joint(ids, ones)),

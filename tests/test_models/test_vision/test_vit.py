@@ -231,3 +231,47 @@ def test_checkpointing_works_under_autocast():
         loss.backward()
         gradients.append(encoder.blocks[0].attn.qkv.weight.grad)
     assert torch.equal(*gradients)
+
+
+def blip(**kwargs):
+    return VisionTransformer(**{**dict(image_size=16, patch_size=8, width=16, depth=3, num_heads=2, qkv_bias='full',
+                                       final_norm=True), **kwargs})
+
+
+def test_blips_encoder_normalises_inside():
+    torch.manual_seed(0)
+    vit, images = blip().eval(), torch.randn(2, 3, 16, 16)
+    bare = blip(final_norm=False).eval()
+    report = bare.load_state_dict(vit.state_dict(), strict=False)
+    assert report.unexpected_keys == ['norm.weight', 'norm.bias'] and not report.missing_keys
+    assert vit.norm.eps == 1e-6
+    torch.testing.assert_close(vit(images), torch.nn.functional.layer_norm(bare(images), (16, ), eps=1e-6))
+
+
+def test_stochastic_depth_skips_halves_of_blocks_in_training_only_and_keeps_the_mean():
+    torch.manual_seed(0)
+    vit = blip(drop_path=0.5)
+    assert [block.drop_path for block in vit.blocks] == [0., 0.25, 0.5]
+    images = torch.randn(1, 3, 16, 16)
+    assert torch.equal(vit.eval()(images), vit(images))
+    block, x = vit.blocks[2].train(), torch.randn(1, 5, 16).expand(2000, -1, -1)
+    half = block.attn(block.norm1(x))
+    dropped = block._dropped(half)
+    skipped = (dropped == 0).all(dim=2).all(dim=1)
+    assert 800 < skipped.sum() < 1200  # 1000 expected, standard deviation 22
+    torch.testing.assert_close(dropped[~skipped], half[~skipped] * 2)
+    for wrong in (-0.1, 1.):
+        with pytest.raises(ConfigError, match=f'drop_path is {wrong}, expected a probability from 0 to below 1'):
+            blip(drop_path=wrong)
+
+
+def test_recomputed_blocks_skip_the_same_halves():
+    torch.manual_seed(0)
+    vit, images = blip(drop_path=0.5).train(), torch.randn(4, 3, 16, 16)
+    gradients = []
+    for vit.grad_checkpointing in (False, True):
+        torch.manual_seed(1)
+        vit.zero_grad()
+        vit(images).square().mean().backward()
+        gradients.append([p.grad.clone() for p in vit.parameters()])
+    assert all(torch.allclose(one, two, atol=1e-6) for one, two in zip(*gradients))

@@ -4,8 +4,8 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from mmblip2.errors import CheckpointError
+from mmblip2.models.layers.bert_init import init_from_bert
 from mmblip2.models.qformer import QFormer
-from mmblip2.models.qformer.bert_init import init_from_bert
 
 SIZES = dict(num_layers=3, width=16, num_heads=2, mlp_width=24, max_positions=12)
 

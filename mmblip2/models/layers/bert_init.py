@@ -1,7 +1,7 @@
-"""Start a Q-Former from a pre-trained BERT (BLIP-2, section 3.1).
+"""Start a Q-Former (BLIP-2, section 3.1) or a MED (BLIP, section 3.1) from a pre-trained BERT.
 
 What BERT has goes over: word and position embeddings and their LayerNorm, self-attention, and each layer's
-MLP, both as the text MLP and as its copy for the queries. Cross-attention, queries and heads are new.
+MLP; in a Q-Former both as the text MLP and as its copy for the queries. Cross-attention, queries and heads are new.
 """
 import os
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _ATTENTION = {
     'attention.output': 'attention.output.dense',
     'attention_norm': 'attention.output.LayerNorm',
 }
-_MLP = {'mlp.fc1': 'intermediate.dense', 'mlp.fc2': 'output.dense', 'norm': 'output.LayerNorm'}
+_MLP = {'{mlp}.fc1': 'intermediate.dense', '{mlp}.fc2': 'output.dense', '{norm}': 'output.LayerNorm'}
 
 
 @dataclass
@@ -26,12 +26,14 @@ class BertInitReport:
     """What :func:`init_from_bert` did.
 
     Attributes:
+        title (str): What was started.
         source (str): The BERT folder.
-        loaded (list[str]): Names of the Q-Former's parameters that BERT filled.
+        loaded (list[str]): Names of the parameters that BERT filled.
         new (list[str]): Names of those that keep their random values.
         new_words (int): Rows at the end of the word embeddings that keep their random values.
-        unused (list[str]): Names of the BERT tensors without a place in the Q-Former.
+        unused (list[str]): Names of the BERT tensors without a place.
     """
+    title: str
     source: str
     loaded: list = field(default_factory=list)
     new: list = field(default_factory=list)
@@ -39,7 +41,7 @@ class BertInitReport:
     unused: list = field(default_factory=list)
 
     def __str__(self):
-        lines = [f'Q-Former from {self.source}: {len(self.loaded)} parameters loaded, {len(self.new)} new']
+        lines = [f'{self.title} from {self.source}: {len(self.loaded)} parameters loaded, {len(self.new)} new']
         lines += [f'  new: {name}' for name in self.new]
         if self.new_words:
             lines.append(f'  new: the last {self.new_words} rows of word_embeddings.weight')
@@ -49,15 +51,15 @@ class BertInitReport:
 
 
 @torch.no_grad()
-def init_from_bert(qformer, folder):
-    """Copy a BERT into a Q-Former, in place.
+def init_from_bert(tower, folder):
+    """Copy a BERT into a Q-Former or a MED, in place.
 
-    BERT adds the embedding of token type 0 to every token; the Q-Former has no token types, so that row is
+    BERT adds the embedding of token type 0 to every token; these have no token types, so that row is
     added to the position embeddings. Text alone then gives exactly BERT's hidden states. A longer vocabulary
     ([DEC]) keeps its new rows random; a longer position table of BERT is cut.
 
     Args:
-        qformer (QFormer): With or without text half. Same widths as BERT; no more layers than BERT has.
+        tower (BertTower): With or without text half. Same widths as BERT; no more layers than BERT has.
         folder (str): Folder of a Hugging Face BERT: ``config.json`` and ``model.safetensors`` or
             ``pytorch_model.bin``.
 
@@ -67,16 +69,16 @@ def init_from_bert(qformer, folder):
     Raises:
         CheckpointError: The folder holds no BERT, or the sizes differ.
     """
-    bert = _read(folder)
-    own = dict(qformer.named_parameters())
-    report = BertInitReport(str(folder))
-    plan = {}  # name in the Q-Former -> (tensor, names in BERT)
+    bert = _read(folder, tower.title)
+    own = dict(tower.named_parameters())
+    report = BertInitReport(tower.title, str(folder))
+    plan = {}  # name in the tower -> name in BERT
     for kind in ('weight', 'bias'):
         plan[f'embedding_norm.{kind}'] = f'embeddings.LayerNorm.{kind}'
-    for i in range(len(qformer.layers)):
+    for i in range(len(tower.layers)):
         names = dict(_ATTENTION)
-        for half in ('query', 'text') if qformer.has_text else ('query',):
-            names.update({f'{half}_{ours}': theirs for ours, theirs in _MLP.items()})
+        for mlp, norm in tower.bert_mlps:
+            names.update({ours.format(mlp=mlp, norm=norm): theirs for ours, theirs in _MLP.items()})
         for ours, theirs in names.items():
             for kind in ('weight', 'bias'):
                 plan[f'layers.{i}.{ours}.{kind}'] = f'encoder.layer.{i}.{theirs}.{kind}'
@@ -86,24 +88,24 @@ def init_from_bert(qformer, folder):
         if theirs not in bert:
             problems.append(f'{theirs} is missing')
         elif bert[theirs].shape != own[ours].shape:
-            problems.append(f"{theirs} is {tuple(bert[theirs].shape)}, the Q-Former's {ours} is "
+            problems.append(f"{theirs} is {tuple(bert[theirs].shape)}, the {tower.title}'s {ours} is "
                             f'{tuple(own[ours].shape)}')
     used = set(plan.values())
-    if qformer.has_text:
+    if tower.has_text:
         words, positions, types = (bert.get(f'embeddings.{name}_embeddings.weight')
                                    for name in ('word', 'position', 'token_type'))
         used |= {f'embeddings.{name}_embeddings.weight' for name in ('word', 'position', 'token_type')}
-        table, places = qformer.word_embeddings.weight, qformer.position_embeddings.weight
+        table, places = tower.word_embeddings.weight, tower.position_embeddings.weight
         if words is None or positions is None:
             problems.append('word or position embeddings are missing')
         else:
             if words.size(0) > table.size(0) or words.size(1) != table.size(1):
-                problems.append(f"word embeddings are {tuple(words.shape)}, the Q-Former's "
+                problems.append(f"word embeddings are {tuple(words.shape)}, the {tower.title}'s "
                                 f'{tuple(table.shape)}')
             if positions.size(0) < places.size(0):
-                problems.append(f'BERT has {positions.size(0)} positions, the Q-Former {places.size(0)}')
+                problems.append(f'BERT has {positions.size(0)} positions, the {tower.title} {places.size(0)}')
     if problems:
-        raise CheckpointError(f'{folder} does not fit the Q-Former: {"; ".join(problems[:3])}'
+        raise CheckpointError(f'{folder} does not fit the {tower.title}: {"; ".join(problems[:3])}'
                               + (f' and {len(problems) - 3} more' if len(problems) > 3 else '')
                               + '. Set num_layers, width, mlp_width, vocab_size and max_positions to the '
                               'sizes in its config.json')
@@ -111,7 +113,7 @@ def init_from_bert(qformer, folder):
     for ours, theirs in plan.items():
         own[ours].copy_(bert[theirs])
     report.loaded = list(plan)
-    if qformer.has_text:
+    if tower.has_text:
         table[:len(words)].copy_(words)
         places.copy_(positions[:len(places)])
         if types is not None:
@@ -123,14 +125,14 @@ def init_from_bert(qformer, folder):
     return report
 
 
-def _read(folder):
+def _read(folder, title):
     """State dict of a BERT folder with the names of a bare BertModel."""
     from mmblip2.checkpoints.io import read_checkpoint
     from mmblip2.checkpoints.sources import locate
     try:
         folder = locate(folder, 'folder of a BERT')
     except CheckpointError as error:
-        raise CheckpointError(f'{error}; or set bert=None to start the Q-Former from random weights') from error
+        raise CheckpointError(f'{error}; or set bert=None to start the {title} from random weights') from error
     for name in ('model.safetensors', 'pytorch_model.bin'):
         path = os.path.join(folder, name)
         if os.path.isfile(path):
@@ -138,7 +140,7 @@ def _read(folder):
     else:
         raise CheckpointError(f'{folder} holds neither model.safetensors nor pytorch_model.bin: expected the folder of '
                               'a Hugging Face BERT. Get model.safetensors of bert-base-uncased (or of another BERT of '
-                              'these sizes) and put it there, or set bert=None to start the Q-Former from random '
+                              'these sizes) and put it there, or set bert=None to start the {title} from random '
                               'weights')
     state = read_checkpoint(path)['state_dict']
     start = 'bert.' if any(key.startswith('bert.') for key in state) else ''

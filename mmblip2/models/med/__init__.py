@@ -1,0 +1,4 @@
+from .med import MED
+from .twin import TwinMED
+
+__all__ = ['MED', 'TwinMED']
