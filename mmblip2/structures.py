@@ -14,7 +14,7 @@ class Field(NamedTuple):
 FIELDS = {
     'sample_idx': Field('int', 'data set (always)', 'loops and metrics: results are gathered by it'),
     'img_path': Field('str, or a tuple of them', 'data set', 'error messages, result pages'),
-    'augmented': Field('str', 'random image transforms: the name of the last one', 'cache of a frozen encoder'),
+    'augmented': Field('str', 'random image transforms: the last one', 'samples that share an image, galleries'),
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
     'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipRepresentation, BlipNLVR'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
@@ -57,7 +57,7 @@ class DataSample(BaseDataElement):
     img_path      str; a tuple where  data set                       messages, result pages
                   a sample has
                   several images
-    augmented     str, transform name random image transforms        vision_cache_gib
+    augmented     str, transform name random image transforms        samples that share an image
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
     text          str                 data set, training caption     Blip2Representation,
                                       or sentence                    BlipRepresentation, BlipNLVR

@@ -37,8 +37,8 @@ CHANGED = re.compile(
     r'|model\.(qformer|text_encoder|text_decoder)\.(vision_width|num_layers|width|num_heads|mlp_width|vocab_size|bert)'
     r'|model\.tokenizer\.path|model\.queue_size'
     r'|model\.language_model\.(model|weights|tokenizer|dtype|config\.\w+)'
-    r'|(train|val|test)_dataloader\.(batch_size|num_workers|persistent_workers)|(val|test)_cfg\.autocast'
-    r'|optim_wrapper\.dtype|train_cfg\.(max_iters|max_epochs)|default_hooks\.logger\.interval|load_from|resume')
+    r'|(train|val|test)_dataloader\.(batch_size|num_workers|persistent_workers|dataset\.feature_cache.*)'
+    r'|(val|test)_cfg\.autocast|optim_wrapper\.dtype|train_cfg\.(max_iters|max_epochs)|default_hooks\.logger\.interval|load_from|resume')
 CAPTION_SCORES = {f'caption/{name}' for name in ('Bleu_1', 'Bleu_2', 'Bleu_3', 'Bleu_4', 'METEOR', 'ROUGE_L', 'CIDEr')}
 
 

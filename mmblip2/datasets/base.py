@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import TRANSFORMS
 
+from .feature_cache import CachedPipeline
 from .samplers import Draw
 from .transforms.text import is_empty
 
@@ -89,17 +90,21 @@ class ImageTextDataset(BaseDataset):
             derangement over the different images; ids, texts and answers stay.
         filter_cfg (dict, optional): ``missing_image=True`` and ``empty_caption=True`` drop such rows, with a
             warning, instead of raising.
+        feature_cache (dict, optional): A :class:`mmblip2.datasets.feature_cache.FeatureSettings`: the Runner keeps
+            there what the frozen vision encoder says of the images, and samples have that in place of pixels. Other
+            users of the data set get pixels.
         **kwargs: ``indices``, ``serialize_data``, ``lazy_init``, ``metainfo`` of ``mmengine.BaseDataset``.
 
     Raises:
-        ConfigError: An unknown key in ``data_prefix`` or ``filter_cfg``.
+        ConfigError: An unknown key in ``data_prefix``, ``filter_cfg`` or ``feature_cache``, or a pipeline that does
+            not go with the last.
         DataError: Annotations or images are missing or malformed.
     """
 
     _fully_initialized: bool
 
-    def __init__(self, ann_file='', data_root='', data_prefix=None, pipeline=(),
-                 test_mode=False, shuffle_images=False, filter_cfg=None, **kwargs):
+    def __init__(self, ann_file='', data_root='', data_prefix=None, pipeline=(), test_mode=False,
+                 shuffle_images=False, filter_cfg=None, feature_cache=None, **kwargs):
         name = type(self).__name__
         data_prefix = dict(img_path='') if data_prefix is None else data_prefix
         if set(data_prefix) != {'img_path'}:
@@ -109,7 +114,8 @@ class ImageTextDataset(BaseDataset):
             raise ConfigError(
                 f'filter_cfg of {name} has unknown keys {unknown}: it may have {list(_FILTERS)}')
         self.shuffle_images = shuffle_images
-        pipeline = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
+        configs, pipeline = pipeline, [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
+        self.cached = None if feature_cache is None else CachedPipeline(feature_cache, configs, pipeline, name)
         super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix, pipeline=pipeline,
                          test_mode=test_mode, filter_cfg=filter_cfg, **kwargs)
 
@@ -168,7 +174,9 @@ class ImageTextDataset(BaseDataset):
         else:
             seed = int(np.random.randint(2**63))
         results['rng'] = np.random.default_rng(seed)
-        packed = self.pipeline(self.draw(results, results['rng']))
+        results = self.draw(results, results['rng'])
+        pipeline = self.pipeline if self.cached is None or self.cached.cache is None else self.cached
+        packed = pipeline(results)
         if packed is None:  # mmengine would draw another row in silence
             raise DataError(f'a transform returned None for sample {int(idx)} of {self.source}')
         return packed

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mmengine.dist import is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.runner import BaseLoop
 from mmengine.runner import Runner as _Runner
 
 from .. import __version__
@@ -27,6 +28,7 @@ from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
 from .bad_samples import BadSamplesHook
+from .cached_features import use_feature_caches
 from .ema import EMAHook
 from .iter_loop import SeekIterLoop
 from .loops import EpochBasedTrainLoop
@@ -58,6 +60,7 @@ class Runner(_Runner):
     - a parameter schedule without ``end`` ends with the training;
     - bad samples that a data set replaced are counted (``BadSamplesHook``);
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
+    - data sets with ``feature_cache`` are given the features of the frozen encoder before the first iteration;
     - the console starts with about a dozen lines, the log file has everything.
     """
 
@@ -280,8 +283,40 @@ class Runner(_Runner):
     # ---------------------------------------------------------------------------------------- checkpoints
 
     def load_or_resume(self):
-        if self._has_loaded:
-            return
+        if not self._has_loaded:
+            self._load_or_resume()
+        self._use_feature_caches()
+
+    def _use_feature_caches(self):
+        """Of the loops that are about to run; the weights are there now."""
+        loops = [(self._train_loop, self.eval_autocast)] if not self._for_test else []
+        loops += [(loop, getattr(loop, 'autocast', None)) for loop in (self._val_loop, self._test_loop)]
+        for loop, autocast in loops:
+            if isinstance(loop, BaseLoop):
+                use_feature_caches(loop.dataloader, self.bare_model, autocast, self.logger, self.cfg.get('model'))
+
+    def fill_feature_caches(self, splits):
+        """Make the feature caches of the config's data sets, and nothing else.
+
+        Args:
+            splits (Sequence[str]): Of 'train', 'val', 'test'; one that the config does not have is passed over.
+
+        Returns:
+            int: How many data sets have one.
+        """
+        number = 0
+        for split in splits:
+            config = self.cfg.get(f'{split}_dataloader')
+            if config is None:
+                continue
+            autocast = self.eval_autocast
+            if split != 'train':
+                autocast = self._evaluation_loop(self.cfg[f'{split}_cfg'], f'{split.title()}Loop').get('autocast')
+            number += use_feature_caches(self.build_dataloader(config, self.seed), self.bare_model, autocast,
+                                         self.logger, self.cfg.get('model'))
+        return number
+
+    def _load_or_resume(self):
         for line in self._describe():
             self.logger.info(line)
         if self._for_test:

@@ -34,16 +34,17 @@ class ImageTextPreprocessor(BaseDataPreprocessor):
         """Prepare one collated batch.
 
         Args:
-            data (dict): ``inputs``: list of B tensors (3, H, W) uint8, or absent; ``data_samples``: list.
+            data (dict): ``inputs``: list of B tensors (3, H, W) uint8, or (P, E) from a feature cache, or absent;
+                ``data_samples``: list.
             training (bool): Not used: augmentation is the pipeline's.
 
         Returns:
-            dict: ``images``: (B, 3, H, W) float32, or None without inputs; ``data_samples``: list of B with
-            tensors on the device, or None.
+            dict: ``images``: (B, 3, H, W) float32, (B, P, E) as they came, or None without inputs; ``data_samples``:
+            list of B with tensors on the device, or None.
 
         Raises:
             DataError: The images of the batch differ in size.
-            ConfigError: Their size is not the model's.
+            ConfigError: Their size is not the model's, or only some come from a feature cache.
         """
         samples = data.get('data_samples')
         if samples is not None:
@@ -53,6 +54,11 @@ class ImageTextPreprocessor(BaseDataPreprocessor):
 
     def _images(self, inputs):
         sizes = sorted({tuple(image.shape) for image in inputs})
+        if len({len(size) for size in sizes}) > 1:
+            raise ConfigError('a batch has images and features of a feature cache: give all data sets of the loader a '
+                              'feature_cache, or none')
+        if len(sizes[0]) == 2 and len(sizes) == 1:
+            return torch.stack(list(inputs)).to(self.mean.device, non_blocking=self._non_blocking)
         if len(sizes) > 1:
             raise DataError(f'images of one batch differ in size, for instance {sizes[0]} and {sizes[-1]} '
                             '(channels, height, width): end the image part of the pipeline with '

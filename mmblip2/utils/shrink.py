@@ -3,7 +3,7 @@ import copy
 import inspect
 
 from ..errors import ConfigError
-from .config_check import FOREIGN_KEYS
+from .config_check import FOREIGN_KEYS, innermost_datasets
 
 DEPTH, WIDTH, HEADS, MLP_WIDTH = 2, 64, 4, 128
 _PATCHES = 4  # most patches along a side: the images keep their size, the patches grow
@@ -27,7 +27,7 @@ def shrink(cfg, bert_tokenizer, language_tokenizer):
     replaced, numbers are float32, a batch has at most four samples, a momentum queue 16 entries, every iteration is
     logged. All else stays: data sets and their files, pipelines and image sizes, losses, text lengths, parameter
     groups, schedules, hooks, evaluators, generation. A vision encoder of another package keeps its size and loses its
-    weights.
+    weights. Feature caches are left out: the images are read, and nothing is computed for all of them beforehand.
 
     Args:
         cfg (Config): Any config of a model that is built from our parts; it is not changed.
@@ -51,6 +51,8 @@ def shrink(cfg, bert_tokenizer, language_tokenizer):
         loader, loop = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_cfg')
         if loader:
             loader.update(num_workers=0, persistent_workers=False)
+            for _, dataset in innermost_datasets(loader.get('dataset') or {}):
+                dataset.pop('feature_cache', None)
             if 'batch_size' in loader:
                 loader.batch_size = min(loader.batch_size, _BATCH)
         if loop and 'autocast' in loop:

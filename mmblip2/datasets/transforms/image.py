@@ -127,6 +127,8 @@ class LoadImage:
         ConfigError: The sample has several images.
     """
 
+    of_image = True
+
     def __call__(self, results):
         path = results.get('img_path')
         if isinstance(path, (list, tuple)):
@@ -135,8 +137,9 @@ class LoadImage:
         try:
             results['image'] = to_rgb(results['image']) if 'image' in results else read_image(path)
         except DataError as error:
-            raise DataError(f'cannot read image {path} (sample {results.get("sample_idx")}): {error}; replace the file '
-                            'or take it out of the annotations') from None
+            sample = f' (sample {results["sample_idx"]})' if 'sample_idx' in results else ''
+            raise DataError(f'cannot read image {path}{sample}: {error}; replace the file or take it out of the '
+                            'annotations') from None
         return results
 
 
@@ -152,6 +155,8 @@ class Resize:
     Raises:
         ConfigError: Another filter, or no size.
     """
+
+    of_image = True
 
     def __init__(self, scale, filter='bicubic'):
         self.height, self.width = height_width(scale)
@@ -178,6 +183,8 @@ class RandomResizedCrop:
     Raises:
         ConfigError: An impossible range; patch labels in the sample, which a crop would misplace.
     """
+
+    of_image = True
 
     def __init__(self, scale, crop_ratio_range=(0.5, 1.0), aspect_ratio_range=(3 / 4, 4 / 3),
                  max_attempts=10):
@@ -223,6 +230,8 @@ class RandomFlip:
     Args:
         prob (float): Probability.
     """
+
+    of_image = True
 
     def __init__(self, prob=0.5):
         if not 0 <= prob <= 1:
@@ -290,6 +299,8 @@ class RandAugment:
     Raises:
         ConfigError: An unknown operation, none, or a number out of its range; patch labels in the sample.
     """
+
+    of_image = True
 
     def __init__(self, num_ops=2, magnitude=5, prob=0.5, ops=None):
         self.ops = list(AUGMENTATIONS) if ops is None else list(ops)

@@ -13,12 +13,15 @@ from mmblip2.structures import FIELDS, DataSample
 class PackInputs:
     """Make ``{'inputs': uint8 (3, H, W) RGB, 'data_samples': DataSample}``; no image, no ``inputs``.
 
-    Several images of a sample (see ``EachImage``) become ``inputs`` of (N, 3, H, W). All fields of the data sample's
-    table that the results dict has are copied; a training ``caption`` becomes ``text``.
+    Several images of a sample (see ``EachImage``) become ``inputs`` of (N, 3, H, W). From a feature cache ``inputs``
+    are the tokens (P, E) of the frozen encoder. All fields of the data sample's table that the results dict has are
+    copied; a training ``caption`` becomes ``text``.
 
     Raises:
         DataError: The images of the sample differ in size.
     """
+
+    of_image = False
 
     def __call__(self, results):
         sample = DataSample()
@@ -28,14 +31,17 @@ class PackInputs:
             if key in results:
                 setattr(sample, key, results[key])
         packed: dict[str, Any] = {'data_samples': sample}
-        if 'image' in results:
+        if 'features' in results:
+            packed['inputs'] = results['features']
+        elif 'image' in results:
             image = results['image']
-            packed['inputs'] = _stack(image) if isinstance(image, (list, tuple)) else _pixels(image)
+            packed['inputs'] = _stack(image) if isinstance(image, (list, tuple)) else pixels_of(image)
         return packed
 
 
-def _pixels(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)
+def pixels_of(image):
+    """uint8 (3, H, W) of an RGB ``PIL.Image``."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def _stack(images):
@@ -43,4 +49,4 @@ def _stack(images):
     if len(sizes) > 1:
         raise DataError(f'the images of one sample differ in size, {sizes[0]} and {sizes[-1]} (width, height): end the '
                         'transforms of EachImage with Resize(scale=...)')
-    return torch.stack([_pixels(image) for image in images])  # (N, 3, H, W)
+    return torch.stack([pixels_of(image) for image in images])  # (N, 3, H, W)

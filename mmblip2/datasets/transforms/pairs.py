@@ -26,6 +26,8 @@ class EachImage:
         DataError: A sample has another number of images.
     """
 
+    of_image = True
+
     def __init__(self, transforms, num_images=2):
         if not transforms:
             raise ConfigError("EachImage has no transforms: give at least dict(type='LoadImage')")
@@ -68,6 +70,8 @@ class SwapImages:
         ConfigError: ``prob`` is no probability.
         DataError: The sample has not two images.
     """
+
+    of_image = True
 
     def __init__(self, prob=0.5):
         if not 0 <= prob <= 1:

@@ -36,6 +36,7 @@ def clean_question(text, max_words=50):
 class _Clean:
     """Apply a cleaning function to texts, or to lists of texts, of the results dict."""
     clean: Callable[[str, int], str]
+    of_image = False
 
     def __init__(self, keys, max_words):
         self.keys = tuple(keys)
@@ -87,6 +88,8 @@ class CaptionPrompt:
         qformer_text (str, optional): Text that the Q-Former reads beside its queries; for InstructBLIP the prompt.
     """
 
+    of_image = False
+
     def __init__(self, prompt='a photo of', qformer_text=None):
         self.prompt = prompt
         self.qformer_text = qformer_text
@@ -113,6 +116,8 @@ class PrefixSplit:
         ConfigError: There are no random numbers, as in pipelines for single images.
         DataError: There is no caption.
     """
+
+    of_image = False
 
     def __call__(self, results):
         if 'rng' not in results:
@@ -144,6 +149,8 @@ class VQAPrompt:
     Raises:
         ConfigError: A template does not have exactly one ``{}``.
     """
+
+    of_image = False
 
     def __init__(self, template='Question: {} Answer:', qformer_text='{}', every_answer=False):
         for name, value in (('template', template), ('qformer_text', qformer_text)):

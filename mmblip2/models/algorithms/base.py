@@ -101,9 +101,6 @@ class VisionLanguageModel(BaseModel):
         reader (str): Name of the part whose cross-attention reads the images, a Q-Former or a MED; it may be None.
         frozen (Sequence[str]): Names of the parts that are not trained.
         allow_random (bool): Accept a frozen part whose weights were not loaded from anywhere.
-        vision_cache_gib (float): Memory, in GiB, for what a frozen vision encoder says of the training images, so
-            that later epochs need not ask it again; 0 keeps nothing. Only for pipelines without random image
-            transforms; meant for images that come back often.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -119,11 +116,8 @@ class VisionLanguageModel(BaseModel):
     vision_dtype: torch.dtype | None = None
 
     def __init__(self, parts: dict[str, nn.Module], reader: str, frozen: Sequence[str] = (),
-                 allow_random: bool = False, vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+                 allow_random: bool = False, data_preprocessor: dict | None = None):
         super().__init__(data_preprocessor=data_preprocessor or dict(type='mmblip2.ImageTextPreprocessor'))
-        if vision_cache_gib and 'vision' not in frozen:
-            raise ConfigError('vision_cache_gib keeps the features of a frozen vision encoder: add vision to frozen, '
-                              'or set vision_cache_gib=0')
         for name, part in parts.items():
             setattr(self, name, part)
         self._reader = reader
@@ -137,8 +131,6 @@ class VisionLanguageModel(BaseModel):
                               f'{list(parts)}')
         self._frozen = tuple(frozen)
         self._record: dict[str, dict] | None = None
-        self._cache: dict[str, torch.Tensor] = {}
-        self._cache_room = int(vision_cache_gib * 2**30)
         for name, part in self.frozen_parts().items():
             if getattr(part, 'weights_source', None) is None and not allow_random:
                 raise ConfigError(
@@ -181,18 +173,14 @@ class VisionLanguageModel(BaseModel):
             part.eval()
         return self
 
-    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
+    def encode_image(self, images: torch.Tensor) -> EncodedImages:
         """Vision encoder, its norm if it stands outside (``vision_norm``), and the reader's keys and values.
 
         Args:
-            images: float (B, 3, H, W), normalised pixels.
-            data_samples: Given in training, so that the features of a frozen encoder can be kept by ``img_path``.
+            images: float (B, 3, H, W), normalised pixels, or (B, P, E), what the encoder says of them.
         """
-        if self._cache_room and self.training and data_samples is not None:
-            patches = self._remembered_patches(images, data_samples)
-        else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
-                patches = self._see(images)  # (B, P, E)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and 'vision' not in self._frozen):
+            patches = self._see(images)  # (B, P, E)
         norm = getattr(self, 'vision_norm', None)
         patches = norm(patches.float()) if norm is not None else patches.float()
         return EncodedImages(patches, self.project_image(patches))
@@ -203,28 +191,13 @@ class VisionLanguageModel(BaseModel):
 
     def _see(self, images, vision: Any = None) -> torch.Tensor:
         """Tokens (B, P, E) of the vision encoder, or of another one like it."""
+        if images.ndim == 3:  # they are, from a feature cache
+            return images
         vision = self.vision if vision is None else vision
         if self.vision_dtype is None:
             return vision(images)
         with torch.autocast(images.device.type, self.vision_dtype):
             return vision(images)
-
-    @torch.no_grad()
-    def _remembered_patches(self, images, data_samples) -> torch.Tensor:
-        """Patches (B, P, E), computed for the images that were not seen before and looked up for the others."""
-        augmented = next((sample for sample in data_samples if sample.get('augmented')), None)
-        if augmented is not None:
-            raise ConfigError(f'vision_cache_gib is set, but {augmented.augmented} changes the training images at '
-                              'random: take it out of the pipeline, or set vision_cache_gib=0')
-        keys = [sample.img_path for sample in data_samples]
-        new = [i for i, key in enumerate(keys) if key not in self._cache]
-        fresh = dict(zip(new, self._see(images[new]))) if new else {}
-        for i, row in fresh.items():
-            size = row.numel() * row.element_size()
-            if size <= self._cache_room and keys[i] not in self._cache:
-                self._cache[keys[i]] = row.clone()
-                self._cache_room = max(self._cache_room - size, 1)  # 1: full, but still in use
-        return torch.stack([fresh[i] if i in fresh else self._cache[key] for i, key in enumerate(keys)])
 
     @torch.no_grad()
     def image_states(self, encoded: EncodedImages) -> torch.Tensor:

@@ -70,12 +70,11 @@ class Blip2Features(VisionLanguageModel):
             self.itc_head = ITCHead(self.qformer.width, embed_dim, image=vision is not None,
                                     text=tokenizer is not None)
 
-    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
+    def encode_image(self, images: torch.Tensor) -> EncodedImages:
         """Patches of images, and the Q-Former's keys and values (none without a Q-Former).
 
         Args:
             images: float (B, 3, H, W), normalised pixels.
-            data_samples: Not used.
 
         Raises:
             ConfigError: There is no vision encoder.

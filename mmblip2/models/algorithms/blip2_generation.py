@@ -37,7 +37,6 @@ class Blip2Generation(TextGeneration):
         vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer', 'language_model'.
         allow_random (bool): Accept frozen parts with random weights.
-        vision_cache_gib (float): See ``VisionLanguageModel``.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -54,8 +53,7 @@ class Blip2Generation(TextGeneration):
                  max_text_len: int = 32, global_token_mean: bool = True, generation: dict | None = None,
                  generation_batch_size: int | None = None, vision_norm_eps: float = 1e-5,
                  frozen: Sequence[str] = ('vision', 'language_model'),
-                 allow_random: bool = False, vision_cache_gib: float = 0.,
-                 data_preprocessor: dict | None = None):
+                 allow_random: bool = False, data_preprocessor: dict | None = None):
         if qformer.has_text != (tokenizer is not None):
             raise ConfigError(
                 f'qformer.vocab_size is {qformer.vocab_size} and tokenizer is {tokenizer}: set both for a Q-Former '
@@ -63,7 +61,7 @@ class Blip2Generation(TextGeneration):
         if tokenizer is not None:
             check_text_fits(qformer, tokenizer, max_text_len)
         super().__init__(dict(vision=vision, qformer=qformer, language_model=language_model), 'qformer', generation,
-                         generation_batch_size, frozen, allow_random, vision_cache_gib, data_preprocessor)
+                         generation_batch_size, frozen, allow_random, data_preprocessor)
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.language_projection = nn.Linear(qformer.width, language_model.hidden_size)
         self.tokenizer = tokenizer
@@ -91,7 +89,7 @@ class Blip2Generation(TextGeneration):
         texts = [] if self.tokenizer is None else [sample.get('qformer_text') for sample in data_samples]
         shared = None if self.training else shared_rows(images, data_samples)
         if shared is None:
-            return self.prefix_of(self.encode_image(images, data_samples), texts)
+            return self.prefix_of(self.encode_image(images), texts)
         encoded, rows = self.encode_image(images[shared.first]), torch.tensor(shared.of_sample, device=images.device)
         return self.prefix_of(encoded.rows(rows), texts) if texts else self.prefix_of(encoded, texts)[rows]
 

@@ -42,7 +42,6 @@ class Blip2Representation(Representation):
         vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer'.
         allow_random (bool): Accept frozen parts with random weights.
-        vision_cache_gib (float): See ``VisionLanguageModel``.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -55,12 +54,11 @@ class Blip2Representation(Representation):
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
                  vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+                 data_preprocessor: dict | None = None):
         if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
         check_text_fits(qformer, tokenizer, max_text_len)
-        super().__init__(dict(vision=vision, qformer=qformer), 'qformer', frozen, allow_random, vision_cache_gib,
-                         data_preprocessor)
+        super().__init__(dict(vision=vision, qformer=qformer), 'qformer', frozen, allow_random, data_preprocessor)
         self.tokenizer = tokenizer
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
         self.itc_head = ITCHead(qformer.width, embed_dim, temperature)
@@ -84,7 +82,7 @@ class Blip2Representation(Representation):
             dict: loss_itc, loss_itm, loss_itg and the statistics acc_itm, temperature, itm_dropped (rows without
             any valid negative).
         """
-        encoded = self.encode_image(images, data_samples)
+        encoded = self.encode_image(images)
         text = self.tokenize([sample.text for sample in data_samples], images.device)
         query_feats, query_cache = self.qformer.forward_queries(encoded.image_kv)
 

@@ -66,12 +66,11 @@ class BlipFeatures(VisionLanguageModel):
             self.text_projection = nn.Linear(width, embed_dim, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(2.6592))
 
-    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
+    def encode_image(self, images: torch.Tensor) -> EncodedImages:
         """Patches of images, and the text encoder's keys and values (none without one).
 
         Args:
             images: float (B, 3, H, W), normalised pixels.
-            data_samples: Not used.
 
         Raises:
             ConfigError: There is no vision encoder.

@@ -75,7 +75,6 @@ class BlipGeneration(TextGeneration):
             time; default: all of a batch. For large batches, in which the questions about an image meet.
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'text_encoder', 'text_decoder'.
         allow_random (bool): Accept frozen parts with random weights.
-        vision_cache_gib (float): See ``VisionLanguageModel``.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -95,8 +94,7 @@ class BlipGeneration(TextGeneration):
                  candidates: Sequence[str] | str | None = None, rank_topk: int = 128, max_text_len: int = 40,
                  max_question_len: int = 35, label_smoothing: float = 0.1, global_token_mean: bool = True,
                  generation: dict | None = None, generation_batch_size: int | None = None,
-                 frozen: Sequence[str] = (), allow_random: bool = False, vision_cache_gib: float = 0.,
-                 data_preprocessor: dict | None = None):
+                 frozen: Sequence[str] = (), allow_random: bool = False, data_preprocessor: dict | None = None):
         parts: dict[str, nn.Module] = dict(vision=vision, text_decoder=text_decoder)
         check_text_fits(text_decoder, tokenizer, max_text_len, 'text_decoder')
         if rank_topk < 1:
@@ -115,7 +113,7 @@ class BlipGeneration(TextGeneration):
                 raise ConfigError(f'text_decoder.vision_width is {text_decoder.vision_width}, but it reads the states '
                                   f'of the text encoder, which are {text_encoder.width} wide: set it to that')
         super().__init__(parts, 'text_decoder' if text_encoder is None else 'text_encoder', generation,
-                         generation_batch_size, frozen, allow_random, vision_cache_gib, data_preprocessor)
+                         generation_batch_size, frozen, allow_random, data_preprocessor)
         self.lm_head = LMHead(text_decoder.width, len(text_decoder.word_embeddings.weight))
         self.tokenizer = tokenizer
         self.candidates = candidates if isinstance(candidates, str | None) else read_candidates(candidates)
@@ -166,7 +164,7 @@ class BlipGeneration(TextGeneration):
         prompts = [sample.prompt for sample in data_samples]
         shared = None if self.training else shared_rows(images, data_samples)
         if shared is None:
-            return self.context_of(self.encode_image(images, data_samples).image_kv, prompts)
+            return self.context_of(self.encode_image(images).image_kv, prompts)
         return self.context_of(self.encode_image(images[shared.first]).image_kv, prompts, shared.of_sample)
 
     def context_of(self, image_kv: list[KeyValue | None], prompts: Sequence[str],

@@ -31,7 +31,6 @@ class BlipNLVR(VisionLanguageModel):
             ``text_encoder`` can read, as in the original.
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'text_encoder'.
         allow_random (bool): Accept frozen parts with random weights.
-        vision_cache_gib (float): See ``VisionLanguageModel``.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -43,8 +42,7 @@ class BlipNLVR(VisionLanguageModel):
     text_encoder: TwinMED
 
     def __init__(self, vision: nn.Module, text_encoder: TwinMED, tokenizer, max_text_len: int | None = None,
-                 frozen: Sequence[str] = (), allow_random: bool = False, vision_cache_gib: float = 0.,
-                 data_preprocessor: dict | None = None):
+                 frozen: Sequence[str] = (), allow_random: bool = False, data_preprocessor: dict | None = None):
         if not isinstance(text_encoder, TwinMED):
             raise ConfigError(f'text_encoder of BlipNLVR is a {type(text_encoder).__name__}, which does not read two '
                               "images: set text_encoder.type='TwinMED'")
@@ -54,7 +52,7 @@ class BlipNLVR(VisionLanguageModel):
             raise ConfigError('the text of BlipNLVR begins with [ENC], which the tokenizer does not have: set '
                               'enc_token=True in model.tokenizer')
         super().__init__(dict(vision=vision, text_encoder=text_encoder), 'text_encoder', frozen, allow_random,
-                         vision_cache_gib, data_preprocessor)
+                         data_preprocessor)
         self.tokenizer = tokenizer
         self.max_text_len = longest
         width = text_encoder.width
@@ -78,7 +76,7 @@ class BlipNLVR(VisionLanguageModel):
         Returns:
             torch.Tensor: float32 (B, 2).
         """
-        image_kv = self.encode_image(images, data_samples).image_kv
+        image_kv = self.encode_image(images).image_kv
         text = self.tokenizer([sample.text for sample in data_samples], self.max_text_len, images.device).begin_with(
             self.tokenizer.enc_id)
         first = self.text_encoder.forward_joint(image_kv, text.input_ids, text.mask, keep=slice(0, 1))[:, 0]  # (B, D)

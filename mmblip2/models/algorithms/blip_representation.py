@@ -62,7 +62,6 @@ class BlipRepresentation(Representation):
         negative_seed (int): Seed of the hard-negative draws.
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'text_encoder', 'text_decoder'.
         allow_random (bool): Accept frozen parts with random weights.
-        vision_cache_gib (float): See ``VisionLanguageModel``.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
@@ -83,7 +82,7 @@ class BlipRepresentation(Representation):
                  queue_size: int | None = 57600, momentum: float = 0.995, alpha: float = 0.4,
                  alpha_warmup_iters: int = 0, negative_all_rank: bool = False, negative_floor: float = 0.,
                  label_smoothing: float = 0.1, negative_seed: int = 0, frozen: Sequence[str] = (),
-                 allow_random: bool = False, vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+                 allow_random: bool = False, data_preprocessor: dict | None = None):
         check_text_fits(text_encoder, tokenizer, max_text_len, 'text_encoder')
         if tokenizer.enc_id is None:
             raise ConfigError('BlipRepresentation begins a text that reads an image with [ENC], which its tokenizer '
@@ -98,7 +97,7 @@ class BlipRepresentation(Representation):
         if text_decoder is not None:
             text_decoder.share(text_encoder)
             parts['text_decoder'] = text_decoder
-        super().__init__(parts, 'text_encoder', frozen, allow_random, vision_cache_gib, data_preprocessor)
+        super().__init__(parts, 'text_encoder', frozen, allow_random, data_preprocessor)
         if text_decoder is None:
             self.text_decoder = None
         self.tokenizer = tokenizer
@@ -212,7 +211,7 @@ class BlipRepresentation(Representation):
             with torch.no_grad():
                 self.itc_head.temperature.clamp_(*_TEMPERATURES)
             self.momentum.follow(self._followed())
-        encoded = self.encode_image(images, data_samples)
+        encoded = self.encode_image(images)
         text = self.tokenize([sample.text for sample in data_samples], images.device)
         ids = self._image_ids(data_samples, images.device)
         image_feats_m, text_feats_m = self._momentum_features(images, encoded, text)  # (B, C), (B, C)

@@ -20,7 +20,7 @@ class TextGeneration(VisionLanguageModel):
     (:attr:`writer`).
 
     Args:
-        parts, reader, frozen, allow_random, vision_cache_gib, data_preprocessor: See ``VisionLanguageModel``.
+        parts, reader, frozen, allow_random, data_preprocessor: See ``VisionLanguageModel``.
         generation (dict, optional): Arguments of :attr:`writer`.
         generation_batch_size (int, optional): Texts that are generated at a time, prompts of alike length together;
             default: all of a batch.
@@ -39,10 +39,10 @@ class TextGeneration(VisionLanguageModel):
 
     def __init__(self, parts: dict[str, nn.Module], reader: str, generation: dict | None = None,
                  generation_batch_size: int | None = None, frozen: Sequence[str] = (), allow_random: bool = False,
-                 vision_cache_gib: float = 0., data_preprocessor: dict | None = None):
+                 data_preprocessor: dict | None = None):
         if generation_batch_size is not None and generation_batch_size < 1:
             raise ConfigError(f'generation_batch_size is {generation_batch_size}, expected a positive number or None')
-        super().__init__(parts, reader, frozen, allow_random, vision_cache_gib, data_preprocessor)
+        super().__init__(parts, reader, frozen, allow_random, data_preprocessor)
         self.generation = dict(generation or {})
         self.generation_batch_size = generation_batch_size
         refuse(generation_problems(self.generation, self.writer), 'generation of the model')

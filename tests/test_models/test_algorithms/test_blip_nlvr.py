@@ -87,17 +87,6 @@ def test_what_does_not_fit_is_refused(parts):
         build(parts).loss(*batch((1, None)))
 
 
-def test_a_frozen_vision_encoder_is_asked_once(parts):
-    model = build(parts, frozen=('vision', ), allow_random=True, vision_cache_gib=0.1).train()
-    images, samples = batch()
-    for sample, path in zip(samples, (('a', 'b'), ('b', 'a'))):
-        sample.img_path = path
-    first = model.encode_image(images, samples)
-    assert first.patches.shape == (2, 2, 5, 16)
-    again = model.encode_image(torch.zeros_like(images), samples)
-    assert torch.equal(first.patches, again.patches)
-
-
 def test_a_training_begins_with_a_pre_trained_model(parts, tiny_blip, tmp_path):
     """Both cross-attentions are the file's; its heads, decoder, queues and momentum encoders are left out, merging
     layers and classifier are new."""
