@@ -16,7 +16,7 @@ FIELDS = {
     'img_path': Field('str, or a tuple of them', 'data set', 'error messages, result pages'),
     'augmented': Field('str', 'random image transforms: the name of the last one', 'cache of a frozen encoder'),
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
-    'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipNLVR'),
+    'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipRepresentation, BlipNLVR'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
     'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
                     'language adapter, BlipGeneration; "" means none'),
@@ -58,7 +58,7 @@ class DataSample(BaseDataElement):
     augmented     str, transform name random image transforms        vision_cache_gib
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
     text          str                 data set, training caption     Blip2Representation,
-                                      or sentence                    BlipNLVR
+                                      or sentence                    BlipRepresentation, BlipNLVR
     texts         list[str]           COCORetrieval in test mode     retrieval loop
     prompt        str, '' for none    CaptionPrompt, PrefixSplit,    language adapter
                                       VQAPrompt, TextCorpus

@@ -19,7 +19,7 @@ from published_models import HUB, published  # noqa: E402
 from mmblip2.errors import CheckpointError, ConfigError  # noqa: E402
 
 PAGE = (ROOT / 'docs' / 'coming_from.md').read_text(encoding='utf-8')
-# LAVIS's model zoo as far as it is BLIP-2 or InstructBLIP: class, and type to file.
+# LAVIS's model zoo as far as it is BLIP, BLIP-2 or InstructBLIP: class, and type to file.
 STAGE_1 = dict(pretrain='blip2_pretrained.pth', pretrain_vitL='blip2_pretrained_vitL.pth',
                coco='blip2_finetune_coco.pth')
 ZOO = {
@@ -35,19 +35,25 @@ ZOO = {
     'blip2_t5_instruct': dict(flant5xl='instruct_blip_flanxl_trimmed.pth',
                               flant5xxl='instruct_blip_flanxxl_trimmed.pth'),
     'blip2_vicuna_instruct': dict(vicuna7b='instruct_blip_vicuna7b_trimmed.pth',
-                                  vicuna13b='instruct_blip_vicuna13b_trimmed.pth')}
+                                  vicuna13b='instruct_blip_vicuna13b_trimmed.pth'),
+    'blip_caption': dict(base_coco='blip_coco_caption_base.pth', large_coco='model_large_caption.pth'),
+    'blip_vqa': dict(vqav2='model_base_vqa_capfilt_large.pth', okvqa='blip_okvqa.pth', aokvqa='blip_aokvqa.pth'),
+    'blip_retrieval': dict(coco='blip_coco_retrieval.pth', flickr='blip_flickr_retrieval.pth'),
+    'blip_image_text_matching': dict(base='model_base_retrieval_coco.pth', large='model_large_retrieval_coco.pth'),
+    'blip_feature_extractor': dict(base='model_base_capfilt_large.pth'),
+    'blip_pretrain': dict(base='model_base_capfilt_large.pth'), 'blip_nlvr': dict(nlvr='model_base_nlvr.pth')}
 # What else users of the three know by name and has to stand on the left.
 KNOWN = {
-    'blip2', 'blip2_vicuna_xinstruct', 'blip_diffusion', 'blip_caption', 'blip_vqa', 'blip_retrieval',
-    'blip_image_text_matching', 'blip_feature_extractor', 'blip_nlvr', 'blip_pretrain', 'blip_classification',
-    'img2prompt_vqa', 'pnp_vqa',
+    'blip2', 'blip2_vicuna_xinstruct', 'blip_diffusion', 'blip_classification', 'img2prompt_vqa', 'pnp_vqa',
     'Blip2Config', 'Blip2VisionConfig', 'Blip2QFormerConfig', 'Blip2VisionModel', 'Blip2QFormerModel',
     'Blip2ForImageTextRetrieval', 'Blip2VisionModelWithProjection', 'Blip2TextModelWithProjection', 'Blip2Model',
     'Blip2Model.get_image_features', 'Blip2Model.get_qformer_features', 'Blip2Model.get_text_features',
     'Blip2ForConditionalGeneration', 'Blip2ForConditionalGeneration.generate', 'AutoModel',
     'AutoModelForImageTextToText', 'AutoModelForVisualQuestionAnswering', 'AutoModelForVision2Seq', 'Blip2Processor',
     'BlipProcessor', 'BlipImageProcessor', 'InstructBlipForConditionalGeneration', 'InstructBlipProcessor',
-    'BlipModel', 'BlipForConditionalGeneration', 'BlipForQuestionAnswering', 'BlipForImageTextRetrieval', *HUB,
+    'BlipModel', 'BlipForConditionalGeneration', 'BlipForQuestionAnswering', 'BlipForImageTextRetrieval',
+    'BlipForConditionalGeneration.generate', 'BlipVisionModel', 'BlipTextModel', 'BlipConfig', 'BlipVisionConfig',
+    'BlipTextConfig', *HUB,
     'list_models', 'get_model', 'init_model(config, checkpoint)', 'ImageCaptionInferencer',
     'VisualQuestionAnsweringInferencer', 'TextToImageRetrievalInferencer', 'ImageToTextRetrievalInferencer',
     'VisualGroundingInferencer', 'NLVRInferencer', 'FeatureExtractor', 'UniversalVisualizer.visualize_*',
@@ -61,7 +67,11 @@ KNOWN = {
     'FlamingoEvalCOCOCaption', 'FlamingoEvalCOCOVQA', 'MiniGPT4Dataset', 'VQAAcc', 'GQAAcc', 'ANLS', 'ReportVQA',
     'NocapsSave', 'RetrievalRecall', 'RetrievalAveragePrecision', 'VisualGroundingMetric', 'ScienceQAMetric',
     'RetrievalValLoop', 'RetrievalTestLoop', 'blip2-opt2.7b_8xb32_caption', 'blip2-opt2.7b_8xb16_vqa',
-    'blip2-opt2.7b_8xb16_gqa', 'blip2_8xb32_retrieval'}
+    'blip2-opt2.7b_8xb16_gqa', 'blip2_8xb32_retrieval', 'blip-base_8xb32_caption',
+    'blip-base_8xb32_caption_flickr30k', 'blip-base_8xb32_nocaps', 'blip-base_8xb32_vqa', 'blip-base_8xb32_okvqa',
+    'blip-base_8xb32_retrieval', 'blip-base_8xb32_retrieval_flickr30k', 'blip-base_8xb32_nlvr',
+    'blip-base_8xb16_refcoco', 'blip-base_8xb32_ocrvqa', 'BlipCaption', 'BlipVQA', 'BlipRetrieval', 'BlipNLVR',
+    'BlipGrounding'}
 GUIDE = {'image captioning', 'prompted image captioning', 'visual question answering', 'chat-based prompting'}
 
 
@@ -158,10 +168,11 @@ def test_every_known_name_has_a_row():
 
 def test_what_has_no_call_is_said_plainly():
     silent = {row for row in ROWS if row not in RUNNING}
-    assert {right for _, right in silent} == {'not here', 'BLIP v1: not yet'}
+    assert {right for _, right in silent} == {'not here'}
     allowed = {'blip2_vicuna_xinstruct', 'vicuna7b', 'vicuna13b', 'blip_diffusion', 'base', 'canny', 'depth', 'hed',
                'InstructBlipVideoForConditionalGeneration', 'VisualGroundingInferencer', 'tools/kfold-cross-valid.py',
-               'OCRVQA', 'VizWiz', 'VSR', 'ScienceQA', 'IconQA', 'InfographicVQA', 'RefCOCO', 'NLVR2',
+               'blip_classification', 'img2prompt_vqa', 'pnp_vqa', 'blip-base_8xb16_refcoco', 'blip-base_8xb32_ocrvqa',
+               'BlipGrounding', 'OCRVQA', 'VizWiz', 'VSR', 'ScienceQA', 'IconQA', 'InfographicVQA', 'RefCOCO',
                'FlamingoEvalCOCOCaption', 'FlamingoEvalCOCOVQA', 'MiniGPT4Dataset', 'RetrievalAveragePrecision',
                'VisualGroundingMetric', 'ScienceQAMetric'}
     assert {span for left, right in silent if right == 'not here' for span in spans(left)} == allowed
@@ -212,15 +223,20 @@ def is_tensor(*shape):
 
 
 def is_built(found):
-    """A data set whose first sample is read, a metric, or a loop."""
+    """A data set whose first sample is read, a metric, a loop, or a class of models."""
     import mmblip2.datasets
     import mmblip2.engine
     import mmblip2.evaluation  # noqa: F401
-    from mmblip2.registry import DATASETS, LOOPS, METRICS
+    from mmblip2.registry import DATASETS, LOOPS, METRICS, MODELS
     kind = found['type']
+    if kind.startswith('Blip'):
+        return MODELS.get(f'mmblip2.{kind}') is not None
     if 'data_root' in found:
-        rows = DATASETS.build(dict(found, test_mode=True, pipeline=[dict(type='mmblip2.LoadImage')], _scope_='mmblip2'))
-        return len(rows) > 0 and rows[0]['image'].size[0] > 0
+        read = dict(type='mmblip2.LoadImage')
+        pipeline = [dict(type='mmblip2.EachImage', transforms=[read]) if kind == 'NLVR2' else read]
+        rows = DATASETS.build(dict(found, test_mode=True, pipeline=pipeline, _scope_='mmblip2'))
+        image = rows[0]['image']
+        return len(rows) > 0 and all(one.size[0] > 0 for one in (image if isinstance(image, list) else [image]))
     if kind.endswith('Loop'):
         return LOOPS.get(f'mmblip2.{kind}') is not None
     return METRICS.build(dict(found, _scope_='mmblip2')) is not None
@@ -233,6 +249,7 @@ RESULTS = {  # the first that fits a call
     r"\['image_embeds_proj'\]$": is_tensor(1),
     r'^inference_model\(.*prototype=': are('match_score', 'sample_idx', 'text'),
     r'^inference_model\(.*texts=': are('itm_score', 'itc_score'),
+    r'^(NLVRInferencer\(|inference_model\(.*nlvr)': are('pred_scores', 'pred_label', 'pred_score'),
     r'^inference_model\(.*, image, question': are('question', 'pred_answer'),
     r'^inference_model\(': are('pred_caption'),
     r'^(caption|ImageCaptionInferencer\(.*?\))\(.*num_captions=3': lambda found: len(found[0]['pred_caption']) == 3,
@@ -246,7 +263,8 @@ RESULTS = {  # the first that fits a call
         'match_score', 'sample_idx', 'text')(found),
     r"mode='image'\)$": are('image_embeds', 'image_embeds_proj'),
     r"mode='text'\)$": are('text_embeds', 'text_embeds_proj', 'text_mask'),
-    r"mode='multimodal'\)$|extract_features\(image, texts\[0\]\)$": are('multimodal_embeds'),
+    r"mode='multimodal'\)$|extract_features\(image, texts\[0\]\)$": lambda found: are('multimodal_embeds')(
+        {key: value for key, value in found.items() if key != 'text_mask'}),
     r'get_text_features\(texts': is_tensor(2),
     r"get_(image|qformer)_features\(|\['images'\]$": is_tensor(1),
     r'^FeatureExtractor\(.*\)\(image\)$': are('image_embeds', 'image_embeds_proj'),
@@ -283,7 +301,7 @@ def test_the_python_of_the_other_page_runs(world):
             if keys and isinstance(found, list):
                 one = found[0][0] if isinstance(found[0], list) else found[0]
                 assert set(one) == set(keys[1].split(', '))
-    assert shapes == 5
+    assert shapes == 7
     assert len(namespace['chat'].history) == 2
 
 

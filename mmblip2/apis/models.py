@@ -73,13 +73,13 @@ def get_model(model, pretrained: bool | str | Path | None = True, device: str | 
 
     ``dtype`` is the type of computation, by autocast in the inferencers and in the vision encoder, and of what is
     large: the weights of the language model and of the vision encoder's linear layers and convolutions. Norms,
-    Q-Former, projections and heads stay in float32, which is what makes half precision safe; so do vision encoders of
-    other packages. A T5 is refused in float16, in which it overflows.
+    Q-Former or MED, projections and heads stay in float32, which is what makes half precision safe; so do vision
+    encoders of other packages. A T5 is refused in float16, in which it overflows.
 
     Args:
         model (str | Path | Config): A name of :func:`list_models`; a config, its file, or the name of one that comes
             with the package; a checkpoint of ours (its config is inside) or a work directory (its newest one); the
-            folder of a Hugging Face BLIP-2 or InstructBLIP, or its name on the hub. Checkpoints may be URLs.
+            folder of a Hugging Face BLIP, BLIP-2 or InstructBLIP, or its name on the hub. Checkpoints may be URLs.
         pretrained: True: the weights that belong to the name, looked for as
             :func:`mmblip2.checkpoints.sources.locate` says. A path, URL or name on the hub: these. False: random
             weights; of a language model only the tokenizer is read. A config has no weights of its own.

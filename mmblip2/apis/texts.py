@@ -15,7 +15,8 @@ from .images import count_images, is_several
 
 def compares(model) -> bool:
     """Whether a model compares images with texts: it has contrastive and matching heads."""
-    return hasattr(model, 'match_logits')
+    from mmblip2.models import Representation
+    return isinstance(model, Representation)
 
 
 def needs_representation(inferencer):

@@ -10,8 +10,8 @@ from .keymap import Layout, inner, strip
 
 # what a file may lack: momentum encoders and queues matter to training alone
 _TRAINING = ('num_steps', 'momentum.*', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr')
-_QUEUES = {'image_queue': 'image_queue', 'text_queue': 'text_queue', 'idx_queue': 'image_id_queue',
-           'queue_ptr': 'queue_ptr'}
+_QUEUES = {'image_queue': 'image_queue', 'text_queue': 'text_queue', 'queue_ptr': 'queue_ptr'}
+_OF_RETRIEVAL = {'idx_queue': 'image_id_queue', **_QUEUES}  # a pre-training there has no ids
 
 
 # ------------------------------------------------------------------------------------------------ parts
@@ -77,7 +77,7 @@ _MOMENTUM = {
     **_bert('text_encoder_m.', 'momentum.text_encoder.'),
     'vision_proj_m.*': 'momentum.vision_proj.*', 'text_proj_m.*': 'momentum.text_proj.*'}
 _REPRESENTATION = {**_IN_LAVIS, **_bert('text_encoder.', 'text_encoder.'), **_HEADS, 'temp': 'itc_head.temperature',
-                   **_MOMENTUM, **_QUEUES}
+                   **_MOMENTUM}
 _POSITIONS = tuple(f'{name}.embeddings.position_ids' for name in ('text_encoder', 'text_encoder_m',
                                                                   'text_decoder.bert'))
 # The original ties the decoder to the encoder after it tied the output layer to the decoder's embedding: in a
@@ -88,8 +88,8 @@ _OF_PRETRAINING = {_OUTPUT if theirs == _INPUT else theirs: ours for theirs, our
 LAVIS = {kind: _layout('LAVIS', kind, table, decoder, _POSITIONS, **settings) for kind, table, decoder, settings in (
     ('caption', {**_IN_LAVIS, **_decoder('text_decoder.')}, 'text_decoder.', {}),
     ('VQA', {**_IN_LAVIS, **_bert('text_encoder.', 'text_encoder.'), **_decoder('text_decoder.')}, 'text_decoder.', {}),
-    ('retrieval', {'ptr_queue': 'queue_ptr', **_REPRESENTATION}, None, {}),
-    ('pre-training', {**_REPRESENTATION, **_OF_PRETRAINING}, None, dict(aliases={
+    ('retrieval', {'ptr_queue': 'queue_ptr', **_REPRESENTATION, **_OF_RETRIEVAL}, None, {}),
+    ('pre-training', {**_REPRESENTATION, **_QUEUES, **_OF_PRETRAINING}, None, dict(aliases={
         _INPUT: 'text_encoder.embeddings.word_embeddings.weight',
         'text_decoder.cls.predictions.decoder.bias': 'text_decoder.cls.predictions.bias'})),
     ('NLVR2', {**_IN_LAVIS, **_twin('text_encoder.'), 'cls_head.{}.*': 'head.{}.*'}, None, {}),
@@ -134,7 +134,7 @@ MMPRETRAIN = {kind: _layout('mmpretrain', kind, table, decoder, buffers, **setti
         'vision_neck.*': 'itc_head.vision_proj.*', 'text_neck.*': 'itc_head.text_proj.*',
         'vision_neck_m.*': 'momentum.vision_proj.*', 'text_neck_m.*': 'momentum.text_proj.*',
         'multimodal_head.fc.*': 'itm_head.classifier.*', 'temp': 'itc_head.temperature',
-        **{f'head.{theirs}': ours for theirs, ours in _QUEUES.items()}}, None,
+        **{f'head.{theirs}': ours for theirs, ours in _OF_RETRIEVAL.items()}}, None,
      ('text_backbone.embeddings.position_ids', 'text_backbone_m.embeddings.position_ids'),
      dict(aliases={'head.temp': 'temp'})),
     ('NLVR2', {**_mm_vision('vision_backbone.'), **_twin('multimodal_backbone.'), 'head.{}.*': 'head.{}.*'}, None,

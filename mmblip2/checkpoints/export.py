@@ -31,7 +31,7 @@ class Whole:
 
     Attributes:
         model (nn.Module): On the meta device: shapes and types.
-        state: Tensors by our names, one of several tied ones; mapped, and in the types of the files.
+        state: Tensors by our names, of the language model one of several tied ones; mapped, in the types of the files.
         sources: Files and folders that they are in.
         notes: Remarks for the reader, one a line.
         lacks: Keys of the model that a file of its layout does not have (the temperature in one of transformers).
@@ -149,8 +149,8 @@ def _untie_unscaled(whole):
 
 
 def _complete(whole, expected, state, may_lack):
-    """Take from ``state`` what fills ``expected``: one of several tied tensors, and of the language model's embedding
-    no more rows than the model has."""
+    """Take from ``state`` what fills ``expected``: of a language model one of several tied tensors, and of its
+    embedding no more rows than the model has."""
     first: dict[int, str] = {}
     names = {key: first.setdefault(id(value), key) for key, value in expected.items()}
     where = ' and '.join(map(str, whole.sources))
@@ -165,6 +165,9 @@ def _complete(whole, expected, state, may_lack):
             raise CheckpointError(f'{key} is {tuple(found.shape)} in {where} and {tuple(value.shape)} in the model of '
                                   'the config: is it the config of this checkpoint?')
         whole.state[names[key]] = found
+    for key, first_name in names.items():  # what two parts share is in the file of each: another model may have one
+        if first_name in whole.state and not key.startswith('language_model.'):
+            whole.state[key] = whole.state[first_name]
     missing = [key for key in expected if names[key] == key and key not in whole.state]
     whole.lacks = [key for key in missing if _any(key, may_lack)]
     missing = [key for key in missing if key not in whole.lacks]
@@ -242,7 +245,7 @@ def export_to_huggingface(cfg, checkpoint, out, shard_size=5 * 10**9, force=Fals
     typed, _ = layout.from_ours({key: shapes[key] for key in whole.state})
     entries = {key: (value, typed[key].dtype) for key, value in tensors.items()}
     if kind_of(shapes) is not None:
-        files, tokenizers = export_blip.files(cfg, model, layout.kind)
+        files, tokenizers = export_blip.files(cfg, model, layout.kind, notes)
     else:
         files, tokenizers = _text_files(cfg, model, entries, notes)
         files['config.json'] = {**_config(model, layout.kind), **files['config.json']}

@@ -51,13 +51,14 @@ def _text_config(tower):
         initializer_range=0.02, is_decoder=True, use_cache=True)
 
 
-def files(cfg, model, kind) -> tuple[dict[str, dict], dict]:
+def files(cfg, model, kind, notes) -> tuple[dict[str, dict], dict]:
     """Json files by name, and tokenizers by folder.
 
     Args:
         cfg (Config): Of the model.
         model (nn.Module): On the meta device.
         kind (str): Class of transformers.
+        notes (list): Gets what the user should know.
     """
     tokenizer = BertTokenizer(cfg.model.tokenizer.path, enc_token=True)
     ids = dict(bos_token_id=tokenizer.dec_id, eos_token_id=tokenizer.sep_id, pad_token_id=tokenizer.pad_id)
@@ -75,8 +76,12 @@ def files(cfg, model, kind) -> tuple[dict[str, dict], dict]:
             hidden_act=block.mlp.activation.__name__, layer_norm_eps=block.norm1.eps, attention_dropout=0.0,
             projection_dim=512, initializer_range=0.02),
         text_config=dict(text, **ids, sep_token_id=tokenizer.sep_id, label_smoothing=smoothing))
-    result: dict[str, dict] = {'config.json': config, 'preprocessor_config.json': dict(processor_class='BlipProcessor'),
-              'processor_config.json': dict(processor_class='BlipProcessor')}
+    processor = dict(processor_class='BlipProcessor')
+    result = {'config.json': config, 'preprocessor_config.json': dict(processor),
+              'processor_config.json': dict(processor)}
+    if getattr(model, 'generation', None):
+        said = ', '.join(f'{key}={value!r}' for key, value in model.generation.items())
+        notes.append(f"generate of transformers' BLIP does not read generation_config.json: call it with {said}")
     if hasattr(model, 'generation'):
         result['generation_config.json'] = dict(model.generation, **ids)
     return result, {'.': tokenizer.tokenizer}

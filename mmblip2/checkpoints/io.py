@@ -617,6 +617,7 @@ def load_partial(model, load_from):
         if checkpoint['format'] in (FORMAT, ''):
             _refuse_frozen(model, state, frozen, path)
         state, brought = _without_frozen(model, dict(checkpoint, state_dict=state), expected)
+        state = {key: value for key, value in state.items() if key != 'num_steps'}  # a new training counts its own
         state, notes, resized = _adapted(model, state)
         report = _match(expected, state, path, checkpoint, getattr(model, 'droppable', ()), lambda key: True)
         _copy(expected, state, report.matched)

@@ -52,8 +52,8 @@ class _RetrievalLoop(BaseLoop):
         dataloader (dict or DataLoader): Of a data set in test mode, one row an image. Its batches are dealt out to the
             processes, whatever its sampler.
         evaluator (dict, optional): ``dict(type='RetrievalRecall', topk=(1, 5, 10))``.
-        k_test (int): Candidates that are re-ranked for every query (128 in the paper), at most the gallery; 0
-            re-ranks nothing.
+        k_test (int): Candidates that are re-ranked for every query (128 in BLIP-2's paper, 256 in BLIP for COCO), at
+            most the gallery; 0 re-ranks nothing.
         text_batch_size (int): Texts encoded, and pairs scored, at a time, at most.
         autocast (str, optional): 'auto', 'bfloat16', 'float16' or 'float32'; None: as ``optim_wrapper`` says.
         out_file (str, optional): Where the five best of every query are written, before scoring. Defaults to

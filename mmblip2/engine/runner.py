@@ -285,6 +285,8 @@ class Runner(_Runner):
             pass
         elif self._load_from is not None:
             self._log_report(io.load_partial(self.bare_model, self._load_from))
+            if hasattr(self.bare_model, 'start_anew'):
+                self.bare_model.start_anew()
         self._has_loaded = True
 
     def _log_report(self, report):

@@ -60,7 +60,7 @@ class Annotations(NamedTuple):
     Attributes:
         file: Its name, in the source folder or in ``archive``.
         target: File below the output.
-        fields: What each row has.
+        fields: What each row has; none: it is a text.
         number: Number of rows as published; None where it is not.
         url: Where to get it, or its archive.
         key: Of the list of rows; '': the file is that list, or an object with the rows as values.
@@ -320,9 +320,11 @@ def _check(part, path, subset, remedy):
     rows = content.get(part.key) if part.key and isinstance(content, dict) else None if part.key else content
     rows = list(rows.values()) if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not rows or not all(
-            isinstance(row, dict) and all(field in row for field in part.fields) for row in rows):
-        raise DataError(f'{part.file} has no {part.key or "rows"} with {", ".join(part.fields)} each: is it the file '
-                        f'of another task? If so, {remedy}')
+            isinstance(row, dict if part.fields else str) and all(field in row for field in part.fields)
+            for row in rows):
+        each = f'with {", ".join(part.fields)} each' if part.fields else 'that are texts'
+        raise DataError(f'{part.file} has no {part.key or "rows"} {each}: is it the file of another task? If so, '
+                        f'{remedy}')
     if part.number is not None and len(rows) != part.number and not subset:
         raise DataError(f'{part.file} has {len(rows)} {part.key or "rows"}, published are {part.number}: is it another '
                         f'version? If so, {remedy}; --subset accepts it')

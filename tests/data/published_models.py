@@ -26,9 +26,15 @@ HUB = {  # last part of a name on the hub, to (class, language model) of the fol
     'instructblip-vicuna-13b': ('InstructBlipForConditionalGeneration', 'llama'),
     'instructblip-flan-t5-xl': ('InstructBlipForConditionalGeneration', 't5'),
     'instructblip-flan-t5-xxl': ('InstructBlipForConditionalGeneration', 't5'),
+    'blip-image-captioning-base': ('BlipForConditionalGeneration', None),
+    'blip-image-captioning-large': ('BlipForConditionalGeneration', None),
+    'blip-vqa-base': ('BlipForQuestionAnswering', None),
+    'blip-vqa-capfilt-large': ('BlipForQuestionAnswering', None),
+    **{f'blip-itm-{name}': ('BlipForImageTextRetrieval', None)
+       for name in ('base-coco', 'large-coco', 'base-flickr', 'large-flickr')},
 }
 SAVED = ('Blip2VisionModel', 'Blip2QFormerModel', 'Blip2VisionModelWithProjection', 'Blip2TextModelWithProjection',
-         'Blip2Model')  # folders of one's own, saved/<class>
+         'Blip2Model', 'BlipModel')  # folders of one's own, saved/<class>
 _IN_LAVIS = {'opt': 'opt', 't5': 't5', 'llama': 'llm'}
 
 
@@ -137,6 +143,9 @@ def _write_folders(root, transformers):
 
 def write_folder(folder, kind, language, tokenizers, transformers):
     """What ``save_pretrained`` of model and processor write."""
+    if kind.startswith('Blip') and not kind.startswith('Blip2'):
+        _write_folder_of_blip(folder, kind, tokenizers['bert'], transformers)
+        return
     instruct, texts = kind.startswith('Instruct'), kind in ('Blip2ForImageTextRetrieval',
                                                             'Blip2TextModelWithProjection')
     bert = transformers.AutoTokenizer.from_pretrained(tokenizers['bert'])
@@ -162,3 +171,19 @@ def write_folder(folder, kind, language, tokenizers, transformers):
     elif kind != 'Blip2QFormerModel':
         transformers.Blip2Processor(processor, tokenizer, num_query_tokens=tiny.NUM_QUERY if language else
                                     None).save_pretrained(folder)
+
+
+def _write_folder_of_blip(folder, kind, bert, transformers):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert)
+    text = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=56,
+                max_position_embeddings=64, vocab_size=len(tokenizer) + 2, bos_token_id=len(tokenizer),
+                **{f'{name}_token_id': tokenizer.sep_token_id for name in ('eos', 'sep')},
+                pad_token_id=tokenizer.pad_token_id)
+    config = transformers.BlipConfig(vision_config=dict(tiny.VISION), text_config=text, projection_dim=8,
+                                     image_text_hidden_size=8)
+    torch.manual_seed(0)
+    model = tiny.redraw(getattr(transformers, kind)(config), 0)
+    model.save_pretrained(folder)
+    processor = getattr(transformers, 'BlipImageProcessorPil', transformers.BlipImageProcessor)(
+        size=dict(height=tiny.SIDE, width=tiny.SIDE))
+    transformers.BlipProcessor(processor, tokenizer).save_pretrained(folder)

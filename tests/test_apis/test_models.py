@@ -74,7 +74,8 @@ def test_names_are_listed_as_in_mmpretrain():
     assert set(list_models('blip2', exclude_patterns=['blip2-opt', '*flan'])) == {
         name for name in every
         if name.startswith('blip2') and not name.startswith('blip2-opt') and 'flan' not in name}
-    assert list_models('nothing-is-called-so') == [] == list_models(task='NLVR')
+    assert list_models('nothing-is-called-so') == [] == list_models(task='Visual Grounding')
+    assert list_models(task='NLVR') == ['blip-base_3rdparty_nlvr', 'blip-base_nlvr']
 
 
 def test_threads_may_build_at_the_same_time(tiny):

@@ -14,14 +14,12 @@ TEXTS = ['A small red circle.', 'two green stars', 'there are three objects']
 
 
 @pytest.fixture
-def model(tiny_parts):
+def model(tiny_blip):
     import mmblip2.models  # noqa: F401
     torch.manual_seed(0)
     cfg = Config(dict(
-        model=dict(type='BlipNLVR', vision=tiny_parts['vision'],
-                   tokenizer=dict(tiny_parts['tokenizer'], enc_token=True),
-                   text_encoder=dict(type='TwinMED', vision_width=16, num_layers=2, width=16, num_heads=2,
-                                     vocab_size=130, max_positions=64, init_std=0.5)),
+        model=dict(type='BlipNLVR', vision=tiny_blip['vision'], tokenizer=tiny_blip['tokenizer'],
+                   text_encoder=dict(tiny_blip['text_encoder'], type='TwinMED', init_std=0.5)),
         test_dataloader=dict(dataset=dict(pipeline=[
             dict(type='EachImage', transforms=[dict(type='LoadImage'), dict(type='Resize', scale=16)]),
             dict(type='CleanCaption', max_words=40), dict(type='PackInputs')]))))

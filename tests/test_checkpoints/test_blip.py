@@ -127,6 +127,24 @@ def test_values_behind_the_names(kind):
     assert {value.untyped_storage().data_ptr() for value in found.state.values()} <= memory, 'a copy'
 
 
+def test_values_of_the_model_of_two_images():
+    file = small_file('NLVR2')
+    layout = layouts.recognise(file)
+    assert (layout.name, layout.kind) == ('LAVIS', 'BLIP, NLVR2')
+    found = layout.to_ours(file).state
+    theirs, mine = 'text_encoder.encoder.layer.7.', 'text_encoder.layers.7.'
+    for i in range(2):
+        for part in ('query', 'key', 'value'):
+            assert found[f'{mine}cross_attention.{i}.{part}.weight'] is file[
+                f'{theirs}crossattention.self{i}.{part}.weight']
+        assert found[f'{mine}cross_attention.{i}.output.bias'] is file[f'{theirs}crossattention.output.dense{i}.bias']
+    assert found[f'{mine}cross_attention_norm.bias'] is file[f'{theirs}crossattention.output.LayerNorm.bias']
+    assert found[f'{mine}merge.weight'] is file[f'{theirs}crossattention.output.merge_layer.weight']
+    assert found[f'{mine}attention.output.bias'] is file[f'{theirs}attention.output.dense.bias']
+    assert found['head.2.weight'] is file['cls_head.2.weight'] and found['head.0.bias'] is file['cls_head.0.bias']
+    assert len(found) == len(file) - 1  # position_ids
+
+
 @pytest.mark.parametrize('project, kind', [*(('LAVIS', kind) for kind in KINDS), *(
     ('mmpretrain', kind) for kind in KINDS if kind != 'pre-training')])
 def test_there_and_back_is_exact(project, kind):

@@ -216,7 +216,7 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(exported, tmp_path)
     with pytest.raises(CheckpointError, match='folder is in the layout of transformers already'):
         convert(folder, tmp_path / 'out', 'huggingface')
     torch.save(dict(a=torch.ones(1)), tmp_path / 'any.pth')
-    with pytest.raises(CheckpointError, match=r'any.pth is no BLIP-2 of mmblip2, LAVIS, .*\(its keys: a\)'):
+    with pytest.raises(CheckpointError, match=r'any.pth is no BLIP-2 or BLIP of mmblip2, LAVIS, .*\(its keys: a\)'):
         convert(tmp_path / 'any.pth', tmp_path / 'out', 'mmblip2')
     convert(trained, tmp_path / 'lavis.pth', 'lavis')
     with pytest.raises(ConfigError, match='says nothing of its config, which huggingface needs: give --config'):

@@ -13,7 +13,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from mmblip2.apis import get_model
+from mmblip2.apis import FeatureExtractor, get_model, inference_model
 from mmblip2.errors import ConfigError
 from mmblip2.structures import DataSample
 
@@ -122,8 +122,11 @@ def test_vision_model(saved, photos):
     assert_close(encoded.patches, expected.last_hidden_state)
     assert_close(model.ours.pooled_image(encoded), expected.pooler_output)
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - encoded.patches).abs().max() > 1e-2
+    assert_close(FeatureExtractor(model.folder, device='cpu').get_image_features(photos), expected.last_hidden_state)
     with pytest.raises(ConfigError, match='this BlipFeatures has no text encoder'):
         model.ours.tokenize(TEXTS)
+    with pytest.raises(ConfigError, match='this BlipFeatures has no contrastive projections'):
+        model.ours.image_features(encoded)
 
 
 @torch.no_grad()
@@ -152,6 +155,9 @@ def test_contrastive_model(saved, photos):
     assert_close(model.ours.image_features(encoded), output.image_embeds)
     assert_close(model.ours.text_features(text), output.text_embeds)
     assert_close(model.ours.contrastive_logits(encoded, text), output.logits_per_image)
+    extract = FeatureExtractor(model.folder, device='cpu')
+    assert_close(extract.extract_features(photos, mode='image')['image_embeds_proj'][:, 0], output.image_embeds)
+    assert_close(extract.get_text_features(TEXTS, project=True)[:, 0], output.text_embeds)
 
 
 @torch.no_grad()
@@ -275,3 +281,15 @@ def written(model, beams, leads, image, length, **given):
     else:
         leads.append(float(output.sequences_scores[0] - output.sequences_scores[1]))
     return model.tokenizer.decode(output.sequences[0, length:], skip_special_tokens=True).strip()
+
+
+@torch.no_grad()
+def test_inference_model_takes_a_folder(saved, photos):
+    """Without a prompt, as transformers' generate without input_ids; and with a question."""
+    model = saved('BlipForConditionalGeneration', 3)
+    expected = written(model, 1, [], model.photos[:1], 1)
+    settings = dict(device='cpu', num_beams=1, max_new_tokens=8)
+    assert inference_model(str(model.folder), photos[0], **settings)['pred_caption'] == expected != ''
+    model = saved('BlipForQuestionAnswering', 3)
+    expected = written(model, 1, [], model.photos[:1], 1, input_ids=row_of(model, QUESTIONS[0], model.enc_id))
+    assert inference_model(str(model.folder), photos[0], QUESTIONS[0], **settings)['pred_answer'] == expected != ''

@@ -252,7 +252,7 @@ def test_vision_model(saved, photos):
     assert_close(model.ours.encode_image(model.our_photos(photos)).patches, expected)
     extract = FeatureExtractor(model.folder, device='cpu')
     assert_close(extract.get_image_features(photos), expected)
-    with pytest.raises(ConfigError, match='vision encoder without a Q-Former: get_image_features is all that it has'):
+    with pytest.raises(ConfigError, match='vision encoder without a Q-Former or text encoder: get_image_features is'):
         extract.extract_features(photos, mode='image')
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - expected).abs().max() > 1e-2
 

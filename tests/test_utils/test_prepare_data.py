@@ -351,3 +351,13 @@ def test_rows_that_are_lines_are_checked(source, tmp_path):
     (source / 'lines.json').write_text('{"id": 1}\n{"id"')
     state, text = prepared([part], source, tmp_path / 'again')[0]
     assert state == 'wrong' and 'lines.json is not JSON' in text
+
+
+def test_rows_that_are_texts_are_checked(source, tmp_path):
+    part = Annotations('answers.json', 'ann/answers.json', (), 2, 'URL')
+    for content, state, message in (
+            ('["yes", "no"]', 'ok', '2 rows'), ('["yes", 3]', 'wrong', 'answers.json has no rows that are texts: is'),
+            ('["yes"]', 'wrong', 'answers.json has 1 rows, published are 2')):
+        (source / 'answers.json').write_text(content)
+        (found, text), = prepared([part], source, tmp_path / f'out{len(content)}')
+        assert found == state and message in text

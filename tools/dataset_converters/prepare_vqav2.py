@@ -39,6 +39,9 @@ PARTS = [
     *(Annotations(f'{name}.json', f'annotations/{name}.json', ('image', 'question'), None,
                   f'https://storage.googleapis.com/sfr-vision-language-research/LAVIS/datasets/vqav2/{name}.json',
                   needed=False) for name in ('vqa_train', 'vqa_val', 'vqa_val_eval', 'vqa_test')),
+    # what BLIP ranks
+    Annotations('answer_list.json', 'annotations/answer_list.json', (), 3128,
+                'https://storage.googleapis.com/sfr-vision-language-research/datasets/answer_list.json', needed=False),
 ]
 
 

@@ -71,7 +71,11 @@ def main(argv=None):
     for dataset in datasets:
         dataset.indices = args.samples
     work_dir = Path(args.work_dir or Path('work_dirs', 'try', Path(args.config).stem))
-    cfg = shrink(cfg, *write_tokenizers(texts_of(datasets), work_dir / 'tokenizers'))
+    texts = texts_of(datasets)
+    if cfg.model.get('candidates'):
+        from mmblip2.models.algorithms.candidates import read_candidates
+        texts += read_candidates(cfg.model.candidates)
+    cfg = shrink(cfg, *write_tokenizers(texts, work_dir / 'tokenizers'))
     cfg.work_dir = str(work_dir)
     if cfg.get('train_cfg'):
         Runner.from_cfg(cfg).train()

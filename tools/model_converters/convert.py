@@ -1,9 +1,10 @@
-"""Convert a BLIP-2 checkpoint between mmblip2, LAVIS, mmpretrain and transformers.
+"""Convert a checkpoint of BLIP-2 or BLIP between mmblip2, LAVIS, mmpretrain and transformers.
 
     python tools/model_converters/convert.py blip2_pretrained_opt2.7b.pth blip2.pth --to mmblip2 --config CONFIG
     python tools/model_converters/convert.py FOLDER blip2.pth --to mmblip2            a folder of transformers
     python tools/model_converters/convert.py work_dirs/X blip2_lavis.pth --to lavis
     python tools/model_converters/convert.py work_dirs/X FOLDER --to huggingface      for from_pretrained
+    python tools/model_converters/convert.py model_base_vqa.pth FOLDER --to huggingface --config CONFIG    of BLIP
 
 The layout of SOURCE is recognised from its keys. Values stay as they are. In memory is one file of SOURCE at most, so a
 folder in shards may be larger than the memory.

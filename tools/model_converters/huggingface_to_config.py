@@ -1,4 +1,4 @@
-"""Print the config of the BLIP-2 or InstructBLIP in a Hugging Face folder.
+"""Print the config of the BLIP-2, InstructBLIP or BLIP in a Hugging Face folder.
 
     python tools/model_converters/huggingface_to_config.py blip2-opt-2.7b --out blip2-opt-2.7b.py
 

@@ -2,6 +2,8 @@
 
     python tools/model_converters/mmblip2_to_huggingface.py CONFIG CHECKPOINT OUT_FOLDER
     -> Blip2ForConditionalGeneration.from_pretrained('OUT_FOLDER'), AutoProcessor.from_pretrained('OUT_FOLDER')
+    Of BLIP-2: Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval, InstructBlipForConditionalGeneration; of BLIP:
+    BlipForConditionalGeneration, BlipForQuestionAnswering, BlipForImageTextRetrieval.
 
 The folder is whole: frozen parts are read from where the config has them. What transformers has no place for is in
 mmblip2_extra.safetensors, which is read when the folder is loaded here.

@@ -3,6 +3,7 @@
 Shapes: B images, P patches, E vision width, N texts, D text width, C contrastive width.
 """
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -103,6 +104,21 @@ class BlipFeatures(VisionLanguageModel):
         self._need('text_encoder', 'text encoder')
         return torch.tanh(self.pooler(self.text_encoder.forward_text(*text)))
 
+    @property
+    def itc_head(self) -> Any:
+        """The projections as the other models have them, of all tokens; None if there are none."""
+        if getattr(self, 'logit_scale', None) is None:
+            return None
+        return SimpleNamespace(image_features=self._project_image, text_features=self._project_text)
+
+    def _project_image(self, patches):
+        """(..., E) to normalised float32 (..., C); of the class token ``image_embeds``."""
+        return F.normalize(self.vision_projection(self.vision.norm(patches)).float(), dim=-1)
+
+    def _project_text(self, states):
+        """(..., D) to normalised float32 (..., C); of [CLS] ``text_embeds``."""
+        return F.normalize(self.text_projection(torch.tanh(self.pooler(states))).float(), dim=-1)
+
     @torch.no_grad()
     def image_features(self, encoded: EncodedImages) -> torch.Tensor:
         """Contrastive features (B, C) of encoded images, float32, normalised.
@@ -110,8 +126,8 @@ class BlipFeatures(VisionLanguageModel):
         Raises:
             ConfigError: There are no projections.
         """
-        self._need('vision_projection', 'contrastive projections')
-        return F.normalize(self.vision_projection(self.pooled_image(encoded)).float(), dim=-1)
+        self._need('itc_head', 'contrastive projections')
+        return self._project_image(encoded.patches[:, 0])
 
     @torch.no_grad()
     def text_features(self, text: TextBatch) -> torch.Tensor:
@@ -120,8 +136,8 @@ class BlipFeatures(VisionLanguageModel):
         Raises:
             ConfigError: There are no projections.
         """
-        self._need('text_projection', 'contrastive projections')
-        return F.normalize(self.text_projection(self.pooled_text(text)).float(), dim=-1)
+        self._need('itc_head', 'contrastive projections')
+        return self._project_text(self.text_encoder.forward_text(*text))
 
     @torch.no_grad()
     def contrastive_logits(self, encoded: EncodedImages, text: TextBatch) -> torch.Tensor:

@@ -39,7 +39,7 @@ class BlipNLVR(VisionLanguageModel):
     """
 
     droppable = ('itc_head.*', 'itm_head.*', 'lm_head.*', 'text_decoder.*', 'momentum.*', 'image_queue', 'text_queue',
-                 'image_id_queue', 'queue_ptr', 'num_steps')
+                 'image_id_queue', 'queue_ptr')
     text_encoder: TwinMED
 
     def __init__(self, vision: nn.Module, text_encoder: TwinMED, tokenizer, max_text_len: int | None = None,

@@ -122,16 +122,16 @@ class BlipRepresentation(Representation):
                                if getattr(self, name, None) is None)
         if queue_size is None:
             self.droppable += _QUEUES
+        else:  # a frozen part is not followed
+            self.droppable += tuple(f'momentum.{name}.*' for name in self._frozen)
 
     def _build_momentum(self, momentum, queue_size, embed_dim):
         if not isinstance(queue_size, int) or queue_size < 1:
             raise ConfigError(f'queue_size is {queue_size!r}, expected a positive whole number, or None for a model '
                               'that is not trained')
         self.momentum = MomentumCopies(momentum, self._followed())
-        for name in ('image_queue', 'text_queue'):
-            self.register_buffer(name, random_queue(embed_dim, queue_size).to(self.num_steps.device))
-        self.register_buffer('image_id_queue', torch.full((queue_size, ), NO_ID, dtype=torch.int64))
-        self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.int64))
+        for name, value in _new_queues(embed_dim, queue_size).items():
+            self.register_buffer(name, value.to(self.num_steps.device))
 
     def _followed(self) -> dict[str, nn.Module]:
         """What the momentum encoders follow, by their names; a frozen part stays where it is."""
@@ -145,34 +145,48 @@ class BlipRepresentation(Representation):
             self.momentum.restart(self._followed())
 
     def adapt_weights(self, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-        """Weights of a model without momentum encoders and queues, as other projects publish them.
+        """Weights of a model without momentum encoders and queues, as other projects publish them; of one with queues
+        of another size; and of a pre-training of the original, whose output layer is a table of its own.
 
         Args:
             state: Tensors by name, as a file has them. Stays as it is.
 
         Returns:
-            tuple: Tensors in which a missing momentum encoder is a copy of the encoder, and a missing queue a new one;
-            and notes.
+            tuple: Tensors in which a missing momentum encoder is a copy of the encoder, a missing queue or one of
+            another size a new one, and the output layer the encoder's word embeddings; and notes.
         """
+        notes = []
+        words, output = (state.get(f'{name}.word_embeddings.weight') for name in ('text_encoder', 'text_decoder'))
+        if self.text_decoder is not None and words is not None and output is not None and not (
+                words.is_meta or torch.equal(words, output)):
+            state = {**state, 'text_decoder.word_embeddings.weight': words}
+            notes.append('the output layer of the decoder in the file is a table of its own; here it is the word '
+                         'embeddings of text_encoder (a BlipGeneration takes the table)')
         if self.momentum is None:
-            return state, []
+            return state, notes
         copies = {}
         for key, _ in self.momentum.named_parameters():
             followed = f'itc_head.{key}' if key.startswith(('vision_proj.', 'text_proj.')) else key
             if followed in state and f'momentum.{key}' not in state:
                 copies[f'momentum.{key}'] = state[followed]
-        new = {name: value for name, value in self._new_state().items() if name not in state}
-        notes = [f'{len(copies)} tensors of the momentum encoders are copies of the trained ones'] if copies else []
+        new = dict(_new_queues(*self.image_queue.shape), num_steps=torch.zeros((), dtype=torch.int64))
+        queue = state.get('image_queue')
+        if queue is not None and queue.shape == self.image_queue.shape:
+            new = {name: value for name, value in new.items() if name not in state}
+        elif queue is not None:
+            notes.append(f'queues of {queue.size(-1)} columns in the file and {len(self.image_id_queue)} in the model')
+        if copies:
+            notes.append(f'{len(copies)} tensors of the momentum encoders are copies of the trained ones')
         if new:
             notes.append(f'{", ".join(new)} start anew')
         return {**state, **copies, **new}, notes
 
-    def _new_state(self):
-        """Queues and counter before the first step."""
-        width, size = self.image_queue.shape
-        queue = random_queue(width, size)
-        return dict(image_queue=queue, text_queue=queue, image_id_queue=torch.full((size, ), NO_ID),
-                    queue_ptr=torch.zeros(1, dtype=torch.int64), num_steps=torch.zeros((), dtype=torch.int64))
+    def start_anew(self):
+        """Called once when a new training has read its ``load_from``: the steps of another training do not count, and
+        image ids of the queues may belong to another data set."""
+        self.num_steps.zero_()
+        if self.momentum is not None:
+            self.image_id_queue.fill_(NO_ID)
 
     def loss(self, images: torch.Tensor, data_samples: Sequence) -> dict:
         """Losses of pre-training, or of retrieval without a decoder.
@@ -263,3 +277,10 @@ class BlipRepresentation(Representation):
                 text_mask: torch.Tensor | None = None) -> torch.Tensor:
         feats = self.text_encoder.finish_joint(image_kv, started[0], text_mask, keep=slice(0, 1))  # (N, 1, D)
         return self.itm_head(feats).float()
+
+
+def _new_queues(width, size):
+    """The queues before the first step."""
+    return dict(image_queue=random_queue(width, size, 0), text_queue=random_queue(width, size, 1),
+                image_id_queue=torch.full((size, ), NO_ID, dtype=torch.int64, device='cpu'),
+                queue_ptr=torch.zeros(1, dtype=torch.int64, device='cpu'))

@@ -45,9 +45,9 @@ class MomentumCopies(nn.Module):
             torch._foreach_lerp_(list(copied.parameters()), followed, share)
 
 
-def random_queue(width: int, size: int) -> torch.Tensor:
+def random_queue(width: int, size: int, seed: int) -> torch.Tensor:
     """What a queue holds before the first batch: float32 (C, K) random directions, the same ones on every process."""
-    generator = torch.Generator('cpu').manual_seed(0)
+    generator = torch.Generator('cpu').manual_seed(seed)
     return F.normalize(torch.randn(width, size, generator=generator, device='cpu'), dim=0)
 
 

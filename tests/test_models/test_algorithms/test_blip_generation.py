@@ -3,12 +3,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from PIL import Image
 
+from mmblip2.checkpoints import io
+from mmblip2.engine import Runner
 from mmblip2.errors import CheckpointError, ConfigError, DataError
-from mmblip2.registry import MODELS
+from mmblip2.registry import METRICS, MODELS
 from mmblip2.structures import DataSample
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / 'data'))
@@ -102,7 +108,7 @@ def test_the_prompt_is_no_target_of_a_caption(bert, prompt, first):
 def test_a_text_is_cut_and_one_without_room_for_its_target_is_refused(bert):
     model = build(bert, max_text_len=6)
     images, samples = batch([PROMPT] * 3, CAPTIONS)
-    cut = batch([PROMPT] * 3, ['a [SEP]'.split()[0], 'two', 'three'])[1]
+    cut = batch([PROMPT] * 3, ['a', 'two', 'three'])[1]
     torch.testing.assert_close(model.loss(images, samples)['loss_lm'], model.loss(images, cut)['loss_lm'])
     samples[0].prompt = 'a picture of a picture of'
     assert model.loss(images, samples)['loss_lm'].isfinite()
@@ -444,3 +450,89 @@ def test_losses_are_those_of_transformers(bert):
     with torch.no_grad():
         expected = theirs(images, ids, mask, labels=ids.masked_fill(mask == 0, -100)).loss
     torch.testing.assert_close(ours.loss(images, samples)['loss_lm'], expected, atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------ the Runner
+
+@METRICS.register_module(force=True)
+class Texts(BaseMetric):
+    """Keeps what was predicted, by the sample's place."""
+    default_prefix = 'texts'
+    found: dict = {}
+
+    def process(self, data_batch, data_samples):
+        self.results += [(sample['sample_idx'], sample['pred_text']) for sample in data_samples]
+
+    def compute_metrics(self, results):
+        Texts.found = dict(results)
+        return dict(count=len(results))
+
+
+def write_data(root):
+    """Six images, a caption and a question with ten answers each, in LAVIS's layout."""
+    rows = []
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f'{i}.png')
+        rows.append(dict(image=f'{i}.png', caption=CAPTIONS[i % 3], question=QUESTIONS[i % 3], question_id=i,
+                         image_id=i, answer=['yes'] * 7 + ANSWERS[1:4]))
+    (root / 'train.json').write_text(json.dumps(rows))
+    (root / 'test.json').write_text(json.dumps([dict(row, caption=[row['caption']]) for row in rows]))
+
+
+def runner_config(root, bert, work_dir, asks, **model):
+    kind = dict(type='COCOVQA') if asks else dict(type='COCOCaption')
+    file = 'question_file' if asks else 'ann_file'
+    task = dict(type='VQAPrompt', template='{}', qformer_text=None, every_answer=True) if asks else dict(
+        type='CaptionPrompt', prompt=PROMPT)
+    pipeline = [dict(type='LoadImage'), dict(type='Resize', scale=SIDE), task, dict(type='PackInputs')]
+    loader = dict(batch_size=4, num_workers=0, collate_fn=dict(type='pseudo_collate'))
+    med = dict(type='MED', vision_width=WIDTH, num_layers=2, width=WIDTH, num_heads=2, vocab_size=len(WORDS) + 7,
+               max_positions=48, dropout=0.1)
+    test = dict(loader, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dict(
+        **kind, **{file: 'test.json'}, data_root=str(root), pipeline=pipeline, test_mode=True))
+    return Config(dict(
+        default_scope='mmblip2', work_dir=str(work_dir), randomness=dict(seed=0),
+        model=dict(
+            type='BlipGeneration', text_decoder=med, **(dict(text_encoder=med) if asks else {}), **model,
+            tokenizer=dict(type='BertTokenizer', path=bert, enc_token=True), frozen=('vision', ), allow_random=True,
+            vision=dict(type='VisionTransformer', image_size=SIDE, patch_size=8, width=WIDTH, depth=2, num_heads=2,
+                        qkv_bias='full', final_norm=True)),
+        train_dataloader=dict(
+            loader, sampler=dict(type='SeekableInfiniteSampler', shuffle=True, seed=1),
+            dataset=dict(**kind, **{file: 'train.json'}, data_root=str(root), pipeline=pipeline)),
+        train_cfg=dict(type='SeekIterLoop', max_iters=4, val_interval=4), val_cfg=dict(), test_cfg=dict(),
+        val_dataloader=test, test_dataloader=test, val_evaluator=dict(type='Texts'),
+        test_evaluator=dict(type='Texts'),
+        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', constructor='TrainableOptimWrapperConstructor',
+                           optimizer=dict(type='AdamW', lr=1e-2)),
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=2),
+                           checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))))
+
+
+@pytest.mark.parametrize('asks, model', [
+    (False, dict(generation=dict(max_new_tokens=6, num_beams=2))), (True, dict(candidates=ANSWERS, rank_topk=4))],
+    ids=['caption', 'rank'])
+def test_trained_resumed_and_tested_by_the_runner(bert, tmp_path, asks, model):
+    write_data(tmp_path)
+    runner = Runner.from_cfg(runner_config(tmp_path, bert, tmp_path / 'a', asks, **model))
+    runner.train()
+    validated, whole = Texts.found, runner.bare_model.state_dict()
+    assert len(validated) == 6 and set(map(type, validated.values())) == {str}
+
+    cfg = runner_config(tmp_path, bert, tmp_path / 'b', asks, **model)
+    cfg.train_cfg.max_iters = 2
+    Runner.from_cfg(cfg).train()
+    cfg.train_cfg.max_iters, cfg.resume = 4, True
+    resumed = Runner.from_cfg(cfg)
+    resumed.train()
+    assert Texts.found == validated
+    assert all(torch.equal(value, whole[key]) for key, value in resumed.bare_model.state_dict().items())
+
+    cfg = runner_config(tmp_path, bert, tmp_path / 'c', asks, **model)
+    cfg.load_from = str(tmp_path / 'a')
+    Texts.found = {}
+    Runner.from_cfg(cfg).test()
+    assert Texts.found == validated
+    saved = io.read_checkpoint(str(tmp_path / 'a' / 'iter_4.pth'))['state_dict']
+    assert not [key for key in saved if key.startswith('vision.')] and 'lm_head.bias' in saved

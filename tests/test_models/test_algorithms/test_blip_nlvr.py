@@ -18,11 +18,9 @@ TEXTS = ['two green stars', 'a small red circle left of a large blue square']
 
 
 @pytest.fixture
-def parts(tiny_parts):
-    return dict(vision=dict(tiny_parts['vision'], qkv_bias='full', final_norm=True),
-                text_encoder=dict(type='TwinMED', vision_width=16, num_layers=2, width=16, num_heads=2, vocab_size=130,
-                                  max_positions=64, init_std=0.3, dropout=0.),
-                tokenizer=dict(tiny_parts['tokenizer'], enc_token=True))
+def parts(tiny_blip):
+    twin = dict(tiny_blip['text_encoder'], type='TwinMED', max_positions=64, init_std=0.3, dropout=0.)
+    return dict(vision=tiny_blip['vision'], text_encoder=twin, tokenizer=tiny_blip['tokenizer'])
 
 
 def build(parts, **kwargs):
@@ -100,25 +98,27 @@ def test_a_frozen_vision_encoder_is_asked_once(parts):
     assert torch.equal(first.patches, again.patches)
 
 
-def test_a_training_begins_with_a_pre_trained_med(parts, tmp_path):
-    """Both cross-attentions are the file's, its heads are left out, merging layers and classifier are new."""
+def test_a_training_begins_with_a_pre_trained_model(parts, tiny_blip, tmp_path):
+    """Both cross-attentions are the file's; its heads, decoder, queues and momentum encoders are left out, merging
+    layers and classifier are new."""
     from mmblip2.checkpoints.io import load_partial
     torch.manual_seed(1)
-    med = MODELS.build(dict(parts['text_encoder'], type='MED'))
-    vision = MODELS.build(parts['vision'])
-    state = {**{f'text_encoder.{key}': value for key, value in med.state_dict().items()},
-             **{f'vision.{key}': value for key, value in vision.state_dict().items()},
-             'itm_head.classifier.weight': torch.zeros(2, 16), 'momentum.vision.cls_token': torch.zeros(1),
-             'queue_ptr': torch.zeros(1)}
-    torch.save(dict(state_dict=state), tmp_path / 'pretrained.pth')
+    for part in ('text_encoder', 'text_decoder'):
+        tiny_blip[part]['max_positions'] = 64
+    pretrained = MODELS.build(dict(type='BlipRepresentation', embed_dim=8, queue_size=12, **tiny_blip))
+    torch.save(dict(state_dict=pretrained.state_dict()), tmp_path / 'pretrained.pth')
     model = build(parts)
     report = load_partial(model, str(tmp_path / 'pretrained.pth'))
-    for layer, source in zip(model.text_encoder.layers, med.layers):
+    assert torch.equal(model.vision.cls_token, pretrained.vision.cls_token)
+    for layer, source in zip(model.text_encoder.layers, pretrained.text_encoder.layers):
         for attention in layer.cross_attention:
             assert all(torch.equal(value, source.cross_attention.state_dict()[key])
                        for key, value in attention.state_dict().items())
     assert {key.split('.')[-2] if 'merge' in key else key.split('.')[0] for key in report.new} == {'merge', 'head'}
-    assert 'is taken for both' in str(report) and len(report.dropped) == 3
+    assert 'is taken for both' in str(report)
+    assert {key.split('.')[0] for key in report.dropped} == {
+        'itc_head', 'itm_head', 'lm_head', 'text_decoder', 'momentum', 'image_queue', 'text_queue', 'image_id_queue',
+        'queue_ptr'}
 
 
 def write_pairs(folder, split, count, seed):

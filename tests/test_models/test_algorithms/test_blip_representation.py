@@ -275,10 +275,11 @@ def training(tmp_path, tiny_blip):
         rows.append(dict(image=f'{i}.png', image_id=i, caption=[f'a {color} square', TEXTS[i]]))
     (tmp_path / 'ann.json').write_text(json.dumps(rows))
 
-    def train(work_dir, batch_size=4, **changes):
+    def train(work_dir, batch_size=4, queue_size=12, **changes):
         torch.manual_seed(0)
         runner = Runner.from_cfg(Config({**dict(
-            model=dict(type='BlipRepresentation', embed_dim=8, queue_size=12, alpha_warmup_iters=5, **tiny_blip),
+            model=dict(type='BlipRepresentation', embed_dim=8, queue_size=queue_size, alpha_warmup_iters=5,
+                       **tiny_blip),
             work_dir=str(tmp_path / work_dir), default_scope='mmblip2', randomness=dict(seed=3),
             train_dataloader=dict(
                 batch_size=batch_size, num_workers=0, collate_fn=dict(type='pseudo_collate'),
@@ -303,6 +304,22 @@ def test_a_resumed_training_has_the_queues_and_momentum_encoders_of_the_uninterr
     saved = torch.load(tmp_path / 'whole' / 'iter_2.pth', weights_only=True)
     assert not [name for name in saved['optimizer']['state'] if name.startswith('momentum')]
     assert saved['state_dict']['queue_ptr'].tolist() == [8]
+
+
+def test_a_new_training_takes_queues_and_momentum_encoders_but_no_counts_and_ids(training, tmp_path):
+    """Ids of another data set mean other images, and alpha grows anew; queues of another size are new."""
+    old = training('old', train_cfg=dict(type='SeekIterLoop', max_iters=2)).bare_model
+    idle = dict(train_cfg=dict(type='SeekIterLoop', max_iters=1), load_from=str(tmp_path / 'old' / 'iter_2.pth'),
+                optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.)))
+    new = training('new', **idle).bare_model
+    assert new.num_steps == 1 and new.queue_ptr.tolist() == [0]
+    ids = new.image_id_queue.tolist()
+    assert ids[:8] == [NO_ID] * 8 and NO_ID not in ids[8:] and NO_ID not in old.image_id_queue.tolist()[:8]
+    assert torch.equal(new.image_queue[:, :8], old.image_queue[:, :8])
+    share = 0.995 * old.momentum.vision.cls_token + 0.005 * old.vision.cls_token
+    torch.testing.assert_close(new.momentum.vision.cls_token, share)
+    other = training('other', queue_size=8, **idle).bare_model
+    assert other.image_queue.shape == (8, 8) and other.queue_ptr.tolist() == [4]
 
 
 def test_the_first_step_says_that_the_batch_does_not_divide_the_queue(training):

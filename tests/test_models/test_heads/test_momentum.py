@@ -39,9 +39,9 @@ def test_the_oldest_entries_are_replaced_in_order():
 
 def test_a_new_queue_is_the_same_everywhere_and_of_unit_length():
     torch.manual_seed(1)
-    queue = random_queue(8, 50)
+    queue = random_queue(8, 50, 0)
     torch.manual_seed(2)
-    assert torch.equal(queue, random_queue(8, 50))
+    assert torch.equal(queue, random_queue(8, 50, 0)) and not torch.equal(queue, random_queue(8, 50, 1))
     torch.testing.assert_close(queue.norm(dim=0), torch.ones(50))
     assert queue.mean().abs() < 0.1 and queue.std() > 0.1
 
