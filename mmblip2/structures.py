@@ -13,7 +13,8 @@ class Field(NamedTuple):
 
 FIELDS = {
     'sample_idx': Field('int', 'data set (always)', 'loops and metrics: results are gathered by it'),
-    'img_path': Field('str, or a tuple of them', 'data set', 'error messages, result pages'),
+    'img_path': Field('str, or a tuple of them', 'data set',
+                      'error messages, result pages; ITC/ITM targets: its folder, with image_id'),
     'augmented': Field('str', 'random image transforms: the last one', 'samples that share an image, galleries'),
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
     'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipRepresentation, BlipNLVR'),
@@ -54,8 +55,8 @@ class DataSample(BaseDataElement):
     ============= =================== ============================== ===============================
     sample_idx    int, index in the   data set, always               loops, metrics
                   data set
-    img_path      str; a tuple where  data set                       messages, result pages
-                  a sample has
+    img_path      str; a tuple where  data set                       messages, result pages,
+                  a sample has                                       ITC/ITM targets (folder)
                   several images
     augmented     str, transform name random image transforms        samples that share an image
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics

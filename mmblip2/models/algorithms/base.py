@@ -40,12 +40,16 @@ def concat_kv(parts):
     return [KeyValue.cat(layer, dim=0) if layer[0] is not None else None for layer in zip(*parts)]
 
 
-def check_text_fits(tower: Any, tokenizer, max_text_len: int, name: str = 'qformer'):
-    """Refuse a Q-Former or MED, the part ``name``, whose tables are too small for its texts.
+def check_text_fits(tower: Any, tokenizer, max_text_len: int, name: str = 'qformer', needs_enc: bool = False):
+    """Refuse a Q-Former or MED, the part ``name``, whose tables are too small for its texts; with ``needs_enc`` also a
+    tokenizer without [ENC].
 
     Raises:
-        ConfigError: With both numbers.
+        ConfigError: With both numbers; or with the setting that adds [ENC].
     """
+    if needs_enc and tokenizer.enc_id is None:
+        raise ConfigError(f'a text that {name} reads beside an image begins with [ENC], which the tokenizer does not '
+                          'have: set enc_token=True in model.tokenizer')
     if len(tokenizer) > tower.vocab_size:
         raise ConfigError(f'the tokenizer has {len(tokenizer)} tokens, {name}.vocab_size is {tower.vocab_size}: '
                           f'set it to at least {len(tokenizer)}')

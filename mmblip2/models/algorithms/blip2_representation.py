@@ -76,7 +76,8 @@ class Blip2Representation(Representation):
 
         Args:
             images: float (B, 3, H, W).
-            data_samples: With ``text``; where they have ``image_id``, rows of one id are positives of one another.
+            data_samples: With ``text``; where they have ``image_id``, rows of one id in one folder of images are
+                positives of one another.
 
         Returns:
             dict: loss_itc, loss_itm, loss_itg and the statistics acc_itm, temperature, itm_dropped (rows without

@@ -105,10 +105,7 @@ class BlipGeneration(TextGeneration):
                                   'set text_encoder, or leave candidates out')
         else:
             parts['text_encoder'] = text_encoder
-            check_text_fits(text_encoder, tokenizer, max_question_len, 'text_encoder')
-            if tokenizer.enc_id is None:
-                raise ConfigError('the text encoder reads [ENC] first, and the tokenizer has none: set '
-                                  'tokenizer=dict(enc_token=True)')
+            check_text_fits(text_encoder, tokenizer, max_question_len, 'text_encoder', needs_enc=True)
             if text_decoder.vision_width != text_encoder.width:
                 raise ConfigError(f'text_decoder.vision_width is {text_decoder.vision_width}, but it reads the states '
                                   f'of the text encoder, which are {text_encoder.width} wide: set it to that')

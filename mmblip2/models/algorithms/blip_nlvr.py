@@ -47,10 +47,7 @@ class BlipNLVR(VisionLanguageModel):
             raise ConfigError(f'text_encoder of BlipNLVR is a {type(text_encoder).__name__}, which does not read two '
                               "images: set text_encoder.type='TwinMED'")
         longest = text_encoder.max_positions if max_text_len is None else max_text_len
-        check_text_fits(text_encoder, tokenizer, longest, 'text_encoder')
-        if tokenizer.enc_id is None:
-            raise ConfigError('the text of BlipNLVR begins with [ENC], which the tokenizer does not have: set '
-                              'enc_token=True in model.tokenizer')
+        check_text_fits(text_encoder, tokenizer, longest, 'text_encoder', needs_enc=True)
         super().__init__(dict(vision=vision, text_encoder=text_encoder), 'text_encoder', frozen, allow_random,
                          data_preprocessor)
         self.tokenizer = tokenizer

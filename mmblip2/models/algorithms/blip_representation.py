@@ -60,7 +60,8 @@ class BlipRepresentation(Representation):
         negative_floor (float): See ``sample_hard_negatives``: 1e-4 in the original's pre-training, 0 in its retrieval.
         label_smoothing (float): Of LM.
         negative_seed (int): Seed of the hard-negative draws.
-        frozen (Sequence[str]): Parts that are not trained, of 'vision', 'text_encoder', 'text_decoder'.
+        frozen (Sequence[str]): Parts that are not trained, of 'vision', 'text_encoder', 'text_decoder'; the last only
+            with 'text_encoder', of which it shares most.
         allow_random (bool): Accept frozen parts with random weights.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
@@ -83,10 +84,7 @@ class BlipRepresentation(Representation):
                  alpha_warmup_iters: int = 0, negative_all_rank: bool = False, negative_floor: float = 0.,
                  label_smoothing: float = 0.1, negative_seed: int = 0, frozen: Sequence[str] = (),
                  allow_random: bool = False, data_preprocessor: dict | None = None):
-        check_text_fits(text_encoder, tokenizer, max_text_len, 'text_encoder')
-        if tokenizer.enc_id is None:
-            raise ConfigError('BlipRepresentation begins a text that reads an image with [ENC], which its tokenizer '
-                              'does not have: set enc_token=True in model.tokenizer')
+        check_text_fits(text_encoder, tokenizer, max_text_len, 'text_encoder', needs_enc=True)
         if text_encoder.vision_width is None:
             raise ConfigError('text_encoder was built without cross-attention: set text_encoder.vision_width to the '
                               'width of the vision encoder')
@@ -96,6 +94,10 @@ class BlipRepresentation(Representation):
         parts: dict[str, Any] = dict(vision=vision, text_encoder=text_encoder)
         if text_decoder is not None:
             text_decoder.share(text_encoder)
+            if 'text_decoder' in frozen and 'text_encoder' not in frozen:
+                raise ConfigError("frozen names 'text_decoder' and not 'text_encoder', of which it shares everything "
+                                  "but the self-attention: freeze both, or 'text_encoder' alone (then the decoder's "
+                                  'self-attention is trained), or neither')
             parts['text_decoder'] = text_decoder
         super().__init__(parts, 'text_encoder', frozen, allow_random, data_preprocessor)
         if text_decoder is None:
@@ -194,20 +196,22 @@ class BlipRepresentation(Representation):
 
         Args:
             images: float (B, 3, H, W).
-            data_samples: With ``text``; where they have ``image_id``, rows of one id are positives of one another.
+            data_samples: With ``text``; where they have ``image_id``, rows of one id in one folder of images are
+                positives of one another.
 
         Returns:
             dict: loss_itc, loss_itm, loss_lm with a decoder, and the statistics acc_itm, temperature, itm_dropped (rows
             without any valid negative).
 
         Raises:
-            ConfigError: The batch of all processes does not divide ``queue_size``, or there are no momentum encoders.
+            ConfigError: In training the batch of all processes does not divide ``queue_size``; there are no momentum
+                encoders.
         """
         if self.momentum is None:
             raise ConfigError('this BlipRepresentation was built without queues and momentum encoders, and cannot be '
                               'trained: set queue_size (57600 in the paper)')
-        check_queue(self.image_queue.size(1), len(images), world()[1])
         if self.training:
+            check_queue(self.image_queue.size(1), len(images), world()[1])
             with torch.no_grad():
                 self.itc_head.temperature.clamp_(*_TEMPERATURES)
             self.momentum.follow(self._followed())

@@ -3,6 +3,7 @@
 Shapes: B images, W processes, G = W*B, T text tokens, N texts or pairs, C contrastive width.
 """
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,8 +106,12 @@ class Representation(VisionLanguageModel):
 
     @staticmethod
     def _image_ids(data_samples: Sequence, device) -> torch.Tensor:
-        """int64 (B,), the same on every process for the same image; ``NO_ID`` where there is no ``image_id``."""
-        return torch.tensor([_stable_hash(sample.get('image_id')) for sample in data_samples], device=device)
+        """int64 (B,), the same on every process for the same image; ``NO_ID`` where there is no ``image_id``.
+
+        An id counts within its folder of images: of data sets that are mixed each may have an image 17.
+        """
+        return torch.tensor([_stable_id(sample.get('image_id'), sample.get('img_path')) for sample in data_samples],
+                            device=device)
 
     def _positives(self, data_samples: Sequence, device) -> torch.Tensor:
         """bool (B, G): which rows of all processes show the same image."""
@@ -162,13 +167,14 @@ def own_rows(rows: int, device) -> torch.Tensor:
     return world()[0] * rows + torch.arange(rows, device=device)
 
 
-def _stable_hash(image_id) -> int:
+def _stable_id(image_id, path) -> int:
     """An int64 that is the same on every process (Python's ``hash`` of a string is not)."""
     if image_id is None:
         return NO_ID
-    if isinstance(image_id, int):
+    if path is None and isinstance(image_id, int):
         return image_id
-    return int.from_bytes(hashlib.sha256(str(image_id).encode()).digest()[:8], 'little', signed=True)
+    named = f'{image_id}' if path is None else f'{os.path.dirname(str(path))}\n{image_id}'
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], 'little', signed=True)
 
 
 def _pad_to_longest(text: TextBatch, pad_id: int) -> TextBatch:

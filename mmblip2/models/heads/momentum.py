@@ -60,10 +60,12 @@ def advance(queues: list[torch.Tensor], pointer: torch.Tensor, rows: list[torch.
         pointer: int64 (1,), the column of the oldest entry; moves on.
         rows: For every queue, G columns in its shape.
     """
-    start, count, size = int(pointer), rows[0].size(-1), queues[0].size(-1)
+    count, size = rows[0].size(-1), queues[0].size(-1)
+    # from the last column on to the first: a training may take over a queue that batches of another size have filled
+    places = (pointer + torch.arange(count, device=pointer.device)) % size
     for queue, new in zip(queues, rows):
-        queue[..., start:start + count] = new
-    pointer.fill_((start + count) % size)
+        queue[..., places] = new
+    pointer.copy_((pointer + count) % size)
 
 
 def check_queue(size: int, rows: int, processes: int):

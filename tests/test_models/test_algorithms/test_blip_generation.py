@@ -342,8 +342,7 @@ def test_a_ranking_model_gives_one_answer_and_no_setting_has_an_effect(bert):
 
 
 def test_parts_that_do_not_fit_are_refused(bert):
-    with pytest.raises(ConfigError, match='text encoder reads .ENC. first, and the tokenizer has none: set '
-                                          r'tokenizer=dict\(enc_token=True\)'):
+    with pytest.raises(ConfigError, match=r'begins with \[ENC\].*set enc_token=True in model.tokenizer'):
         build(bert, True, enc_token=False)
     assert build(bert, enc_token=False)
     with pytest.raises(ConfigError, match='max_text_len is 60, text_decoder.max_positions is 48'):

@@ -139,6 +139,21 @@ def test_in_eval_mode_nothing_moves(tiny_blip):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_in_eval_mode_a_last_small_batch_has_losses(tiny_blip):
+    losses = build(tiny_blip).eval().loss(*batch(size=5))  # 5 does not divide 12, and nothing is put into the queue
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_an_id_counts_within_its_folder(tiny_blip):
+    """Data sets that are mixed may both have an image 5 (COCO and Visual Genome), or a file 0/1.jpg (web sets)."""
+    paths = ['a/5.jpg', 'a/5.jpg', 'b/5.jpg', 'b/6.jpg']
+    samples = [DataSample(text=TEXTS[0], image_id=int(path[2]), img_path=path) for path in paths]
+    positives = build(tiny_blip)._positives(samples, 'cpu')
+    assert positives.int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    names = [DataSample(text=TEXTS[0], image_id='0/1.jpg', img_path=f'{name}/0/1.jpg') for name in 'aab']
+    assert build(tiny_blip)._positives(names, 'cpu').int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+
+
 def test_temperature_stays_in_its_range(tiny_blip):
     for start, expected in ((0.6, 0.5), (0.0001, 0.001), (0.07, 0.07)):
         losses = build(tiny_blip, temperature=start).train().loss(*batch())
@@ -264,6 +279,14 @@ def test_a_file_without_momentum_encoders_and_queues_gives_copies_and_new_queues
         small.loss(*batch())
 
 
+def new_loader(folder):
+    """Config of a loader, batch by batch through the rows of the file in a folder."""
+    return dict(
+        num_workers=0, collate_fn=dict(type='pseudo_collate'), sampler=dict(type='SeekableSampler'),
+        dataset=dict(type='COCORetrieval', data_root=str(folder), ann_file='ann.json', pipeline=[
+            dict(type='LoadImage'), dict(type='CleanCaption'), dict(type='PackInputs')]))
+
+
 @pytest.fixture
 def training(tmp_path, tiny_blip):
     """Function ``(work_dir, **changes) -> Runner`` after a training of six steps with dropout."""
@@ -281,11 +304,8 @@ def training(tmp_path, tiny_blip):
             model=dict(type='BlipRepresentation', embed_dim=8, queue_size=queue_size, alpha_warmup_iters=5,
                        **tiny_blip),
             work_dir=str(tmp_path / work_dir), default_scope='mmblip2', randomness=dict(seed=3),
-            train_dataloader=dict(
-                batch_size=batch_size, num_workers=0, collate_fn=dict(type='pseudo_collate'),
-                sampler=dict(type='SeekableInfiniteSampler'),
-                dataset=dict(type='COCORetrieval', data_root=str(tmp_path), ann_file='ann.json', pipeline=[
-                    dict(type='LoadImage'), dict(type='CleanCaption'), dict(type='PackInputs')])),
+            train_dataloader=dict(new_loader(tmp_path), batch_size=batch_size,
+                                  sampler=dict(type='SeekableInfiniteSampler')),
             train_cfg=dict(type='SeekIterLoop', max_iters=5),
             optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='AdamW', lr=1e-2)),
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2))), **changes}))
@@ -304,6 +324,23 @@ def test_a_resumed_training_has_the_queues_and_momentum_encoders_of_the_uninterr
     saved = torch.load(tmp_path / 'whole' / 'iter_2.pth', weights_only=True)
     assert not [name for name in saved['optimizer']['state'] if name.startswith('momentum')]
     assert saved['state_dict']['queue_ptr'].tolist() == [8]
+
+
+def test_a_queue_that_batches_of_another_size_have_filled_goes_on(training, tmp_path):
+    """A pre-training ends where its batches are, and the fine-tuning has smaller ones; and the last batch of an epoch
+    may be smaller and still divide the queue."""
+    old = training('old', train_cfg=dict(type='SeekIterLoop', max_iters=2)).bare_model
+    assert old.queue_ptr.tolist() == [8]
+    idle = dict(train_cfg=dict(type='SeekIterLoop', max_iters=1), load_from=str(tmp_path / 'old' / 'iter_2.pth'),
+                optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=0.)))
+    new = training('new', batch_size=6, **idle).bare_model
+    assert new.queue_ptr.tolist() == [2] and torch.equal(new.image_queue[:, 2:8], old.image_queue[:, 2:8])
+    assert [place for place, image_id in enumerate(new.image_id_queue.tolist()) if image_id != NO_ID] == [
+        0, 1, 8, 9, 10, 11]
+    loader = dict(new_loader(tmp_path), batch_size=3)  # 8 rows: 3, 3 and 2
+    epochs = training('epochs', train_cfg=dict(by_epoch=True, max_epochs=2), train_dataloader=loader,
+                      default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=True))).bare_model
+    assert epochs.num_steps == 6 and epochs.queue_ptr.tolist() == [4] and NO_ID not in epochs.image_id_queue
 
 
 def test_a_new_training_takes_queues_and_momentum_encoders_but_no_counts_and_ids(training, tmp_path):
@@ -334,7 +371,9 @@ def test_the_first_step_says_that_the_batch_does_not_divide_the_queue(training):
     (dict(alpha=1.4), 'alpha is 1.4 and alpha_warmup_iters 0, expected a share from 0 to 1'),
     (dict(max_text_len=41), 'max_text_len is 41, text_encoder.max_positions is 40'),
     (dict(frozen=('qformer', )),
-     r"names \['qformer'\], but the parts .* \['vision', 'text_encoder', 'text_decoder'\]")])
+     r"names \['qformer'\], but the parts .* \['vision', 'text_encoder', 'text_decoder'\]"),
+    (dict(frozen=('text_decoder', ), allow_random=True),
+     "names 'text_decoder' and not 'text_encoder', of which it shares everything but the self-attention: freeze both")])
 def test_settings_that_make_no_sense_are_refused(tiny_blip, changes, message):
     with pytest.raises(ConfigError, match=message):
         build(tiny_blip, **changes)
@@ -343,8 +382,8 @@ def test_settings_that_make_no_sense_are_refused(tiny_blip, changes, message):
 def test_parts_that_do_not_fit_are_refused(tiny_blip):
     def parts(name, **changes):
         return {**tiny_blip, name: {**tiny_blip[name], **changes}}
-    with pytest.raises(ConfigError, match=r'begins a text that reads an image with \[ENC\], which its tokenizer does '
-                                          'not have: set enc_token=True in model.tokenizer'):
+    with pytest.raises(ConfigError, match=r'a text that text_encoder reads beside an image begins with \[ENC\], which '
+                                          'the tokenizer does not have: set enc_token=True in model.tokenizer'):
         build(parts('tokenizer', enc_token=False))
     with pytest.raises(ConfigError, match='text_encoder was built without cross-attention: set '
                                           'text_encoder.vision_width'):

@@ -35,6 +35,9 @@ def test_the_oldest_entries_are_replaced_in_order():
         advance([queue, ids], pointer, [new.expand(2, 2).float(), new])
         assert pointer.tolist() == [2 * step % 6]
     assert ids.tolist() == [7, 8, 3, 4, 5, 6] and queue[1].tolist() == [7, 8, 3, 4, 5, 6]
+    new = torch.tensor([9, 10, 11, 12, 13])  # more than there is room for behind the oldest
+    advance([queue, ids], pointer, [new.expand(2, 5).float(), new])
+    assert ids.tolist() == [13, 8, 9, 10, 11, 12] == queue[0].tolist() and pointer.tolist() == [1]
 
 
 def test_a_new_queue_is_the_same_everywhere_and_of_unit_length():
