@@ -30,6 +30,8 @@ FIELDS = {
     'question': Field('str', 'question data sets', 'result pages'),
     'question_id': Field('int or str', 'question data sets', 'VQA metrics and submission file'),
     'gt_answer': Field('list[str]', 'question data sets: the raw answers, ten in VQAv2', 'VQA metrics'),
+    'gt_annotator': Field('list[int]', 'COCOVQA: equal numbers for answers that the file does not tell apart '
+                          '(without answer_id)', 'VQAMetric'),
     'question_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
     'answer_type': Field('str', 'COCOVQA, GQA', 'VQA metrics'),
     'patch_labels': Field('int64 tensor (A, P)', 'SceneLabels', 'VisionPretraining'),
@@ -74,6 +76,8 @@ class DataSample(BaseDataElement):
     question      str                 question data sets             result pages
     question_id   int or str          question data sets             VQA metrics, submission file
     gt_answer     list[str], raw      question data sets             VQA metrics
+    gt_annotator  list[int], one an   COCOVQA, without answer_id     VQAMetric
+                  answer
     question_type str                 COCOVQA, GQA                   VQA metrics
     answer_type   str                 COCOVQA, GQA                   VQA metrics
     patch_labels  int64 (A, P)        SceneLabels                    VisionPretraining

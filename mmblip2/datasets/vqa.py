@@ -20,7 +20,7 @@ class COCOVQA(ImageTextDataset):
     """Questions and answers in the official VQAv2 layout or in LAVIS's lists, recognised from the content.
 
     A row has ``question``, ``question_id`` and, where annotated, ``gt_answer`` (list[str], raw, ten in
-    VQAv2), ``question_type``, ``answer_type``.
+    VQAv2), ``question_type``, ``answer_type``; ``gt_annotator`` where :func:`same_annotators` gives it.
 
     Args:
         question_file (str): Questions, relative to ``data_root`` unless absolute.
@@ -94,7 +94,9 @@ class COCOVQA(ImageTextDataset):
                 raise wrong_layout(self.ann_file, annotation, _ANSWERS)
             answers = [answer['answer'] for answer in annotation['answers']]
             found = {key: annotation[key] for key in ('question_type', 'answer_type') if key in annotation}
-            fields[annotation['question_id']] = dict(found, gt_answer=answers) if are_full(answers) else found
+            if are_full(answers):
+                found.update(gt_answer=answers, **same_annotators(annotation['answers']))
+            fields[annotation['question_id']] = found
         return fields
 
     def _find_images(self, image_ids):
@@ -170,6 +172,23 @@ def answered_rows(rows, questions, answers, test_mode, separate):
                             'check that question_file and ann_file are of the same split' if separate else
                             'mend the file; a split without any answer is for test_mode=True'))
     return rows
+
+
+def same_annotators(answers):
+    """Which of the official answer dicts cannot be told apart by anything but their answer (no ``answer_id``).
+
+    The official VQA accuracy compares each dict with those that differ from it, so equal answers of such dicts do not
+    count for one another.
+
+    Args:
+        answers (list[dict]): Of one question.
+
+    Returns:
+        dict: ``gt_annotator`` (list[int], one an answer, equal for such dicts); empty where all differ.
+    """
+    others = [{key: value for key, value in answer.items() if key != 'answer'} for answer in answers]
+    found = [others.index(other) for other in others]
+    return dict(gt_annotator=found) if len(set(found)) < len(found) else {}
 
 
 def are_texts(values):

@@ -1,16 +1,16 @@
 """Predictions as a file."""
 import json
+import os
 import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 
 from ..errors import DataError
 from ..registry import METRICS
-from ..utils.dist import gather_objects
+from ..utils.dist import gather_objects, on_first
 
 
 def _plain(value):
@@ -50,22 +50,30 @@ class DumpPredictions(BaseMetric):
             self.results.append({key: value for key, value in record.items() if value is not None})
 
     def evaluate(self, size):
+        """Gather and write the records.
+
+        Raises:
+            DataError: They are not one a sample; on every process, so that none waits for another.
+        """
         parts = gather_objects(self.results)
         self.results = []
-        if is_main_process():
-            records = [record for part in parts for record in part]
-            if all('sample_idx' in record for record in records):
-                unique = {record['sample_idx']: record for record in records}
-                records = [unique[index] for index in sorted(unique)]
-                if len(records) != size:
-                    raise DataError(f'DumpPredictions has {len(records)} different sample_idx for {size} samples: '
-                                    'sample_idx must be the index in the whole data set')
-            self.out_path.parent.mkdir(parents=True, exist_ok=True)
-            if self.out_path.suffix == '.pkl':
-                self.out_path.write_bytes(pickle.dumps(records))
-            else:
-                self.out_path.write_text(json.dumps(records, indent=1, ensure_ascii=False))
+        on_first(lambda: self._write([record for part in parts for record in part], size))
         return {}
+
+    def _write(self, records, size):
+        if all('sample_idx' in record for record in records):
+            unique = {record['sample_idx']: record for record in records}
+            records = [unique[index] for index in sorted(unique)]
+            if len(records) != size:
+                raise DataError(f'DumpPredictions has {len(records)} different sample_idx for {size} samples: '
+                                'sample_idx must be the index in the whole data set')
+        self.out_path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.out_path.with_name(self.out_path.name + '.partial')
+        if self.out_path.suffix == '.pkl':
+            partial.write_bytes(pickle.dumps(records))
+        else:
+            partial.write_text(json.dumps(records, indent=1, ensure_ascii=False))
+        os.replace(partial, self.out_path)
 
     def compute_metrics(self, results):
         return {}

@@ -22,7 +22,7 @@ from mmblip2.models.algorithms.base import fingerprint
 from mmblip2.models.layers.attention import KeyValue
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import LOOPS
-from mmblip2.utils.dist import gather_objects, world
+from mmblip2.utils.dist import gather_objects, on_first, world
 
 from .autocast import autocast_context, resolve_dtype
 from .evaluation_blocks import Blocks, Rows, Shelf, digest_of, file_facts
@@ -101,30 +101,16 @@ class _RetrievalLoop(BaseLoop):
         try:
             with torch.no_grad(), autocast_context(self.autocast), random_state_kept():
                 scores = self.score(blocks)
-            metrics = self._on_main(lambda: self.compute(*scores))
+            metrics = on_first(lambda: self.compute(*scores))
         except BaseException:
             if blocks.names(''):
                 runner.logger.error('the evaluation stopped: start it again in the same way, and it goes on from the '
                                     f'finished parts in {blocks.folder}')
             raise
-        blocks.remove()  # after _on_main, so after the predictions were written
+        blocks.remove()  # after on_first, so after the predictions were written
         runner.call_hook(f'after_{self.split}_epoch', metrics=metrics)
         runner.call_hook(f'after_{self.split}')
         return metrics
-
-    @staticmethod
-    def _on_main(work):
-        """The result of work on the main process, on every process; its error too."""
-        outcome, error = None, None
-        if world()[0] == 0:
-            try:
-                outcome = work()
-            except Exception as caught:
-                error = caught
-        outcome, message = gather_objects((outcome, error and f'{type(error).__name__}: {error}'))[0]
-        if message is not None:
-            raise error or RuntimeError(f'the main process could not score: {message}')
-        return outcome
 
     @property
     def _model(self):

@@ -4,6 +4,7 @@ import difflib
 import errno
 import logging
 import os
+import select
 import sys
 
 from ..errors import ConfigError, MMBlip2Error
@@ -13,6 +14,7 @@ CFG_OPTIONS_HELP = ('change config entries: a.b.c=value, list items by number (a
                     'key that the config does not have is an error; +a.b.c=value adds it (an item to a list, too)')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OTHER_LEFT = ('Connection closed by peer', 'Connection reset by peer')  # what gloo says
+_PIPE = 141  # what a shell says of a program that wrote to a closed pipe
 _SWITCH = {'true': True, 'false': False}
 
 
@@ -135,32 +137,57 @@ def run(main):
     """Run a tool: a mistake of the user is one message and exit code 2; the rest keeps its traceback."""
     try:
         main()
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        _flush()
+        _leave(_PIPE)
     except MMBlip2Error as error:
-        sys.stdout.flush()
+        _flush()
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         _leave(2)
     except FloatingPointError as error:
-        sys.stdout.flush()
+        _flush()
         print(f'stopped: {error}', file=sys.stderr)
         _leave(1)
     except RuntimeError as error:
         if not any(text in str(error) for text in _OTHER_LEFT):
             raise
-        sys.stdout.flush()
+        _flush()
         print(f'stopped: another process of this run has ended, and says why ({str(error).splitlines()[0][:200]})',
               file=sys.stderr)
         _leave(1)
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        sys.stdout.flush()
+        _flush()
         print(f'stopped: {error}; make room and go on with --resume. Checkpoints that were written are untouched',
               file=sys.stderr)
         _leave(1)
     except SystemExit as left:
+        _flush()
         # A preempted process goes at once: Python would first end the data loaders' workers and report them as killed.
         _leave(left.code, at_once=left.code == 143)
+    _flush()
     _leave(0)
+
+
+def _reader_left():
+    """Whether nobody reads the standard output any more, as behind ``| head``; other pipes are no concern of ours."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no such call on this system, no file behind the output
+        return False
+
+
+def _flush():
+    """Write out what was printed; into nothing where nobody reads it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(status, at_once=False):
@@ -171,7 +198,7 @@ def _leave(status, at_once=False):
         at_once = True
     if at_once and isinstance(status, int):
         logging.shutdown()
-        sys.stdout.flush()
+        _flush()
         sys.stderr.flush()
         os._exit(status)
     if status:

@@ -2,6 +2,8 @@
 import torch
 import torch.distributed as dist
 
+from mmblip2.errors import DataError, MMBlip2Error
+
 
 def world() -> tuple:
     """(rank, number of processes)."""
@@ -46,6 +48,26 @@ def gather_objects(obj) -> list:
     objects = [None] * world()[1]
     dist.all_gather_object(objects, obj)
     return objects
+
+
+def on_first(work):
+    """The result of ``work()`` on rank 0, on every process; the others wait and do not call it.
+
+    Raises:
+        Exception: On rank 0 what ``work`` raised; on the others a DataError where that was an error of ours, else a
+            RuntimeError, with its text: no process goes on or waits for another.
+    """
+    result = error = None
+    if world()[0] == 0:
+        try:
+            result = work()
+        except Exception as failure:  # raised below, on all processes
+            error = failure
+    known = isinstance(error, MMBlip2Error)
+    result, known, message = gather_objects((result, known, error and f'{type(error).__name__}: {error}'))[0]
+    if message:
+        raise error or (DataError if known else RuntimeError)(f'rank 0: {message}')
+    return result
 
 
 def share_of_global(local_sum: torch.Tensor, local_count: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ ANSWERS = dict(annotations=[
     dict(question_id=90, image_id=9, answer_type='yes/no', question_type='is it',
          answers=[dict(answer='yes', answer_confidence='yes', answer_id=i) for i in range(1, 11)]),
     dict(question_id=70, image_id=7, answer_type='other', question_type='what',
-         answers=[dict(answer=a) for a in ('dog', 'cat')])])
+         answers=[dict(answer=a, answer_id=a) for a in ('dog', 'cat')])])
 
 
 @pytest.fixture
@@ -47,6 +47,19 @@ def test_images_are_found_by_their_id(root, name):
     for template in ('', name):
         dataset = build(root, data_prefix=dict(img_path='train'), image_template=template)
         assert dataset.get_data_info(1)['img_path'] == f'{root}/train/{name.format(9)}'
+
+
+@pytest.mark.parametrize('annotators, expected', [
+    ([dict(answer_id=1), dict(answer_id=2)], None), ([{}, {}], [0, 0]),
+    ([dict(answer_confidence='yes'), dict(answer_confidence='no')], None),
+    ([dict(answer_confidence='yes')] * 2, [0, 0]), ([dict(answer_id=3)] * 2, [0, 0])])
+def test_answers_that_the_file_does_not_tell_apart_are_marked(root, annotators, expected):
+    answers = json.loads(json.dumps(ANSWERS))
+    answers['annotations'][0]['answers'] = [
+        dict(answer=text, **who) for text, who in zip(('dog', 'cat'), annotators)]
+    rows = {row['question_id']: row for row in map(build(root, answers=answers).get_data_info, range(2))}
+    row = rows[answers['annotations'][0]['question_id']]
+    assert row['gt_answer'] == ['dog', 'cat'] and row.get('gt_annotator') == expected
 
 
 def test_test_split_needs_no_answers(root):

@@ -41,6 +41,20 @@ def test_answers_of_the_server_format_against_official_annotations(score, capsys
     assert 'vqa/accuracy' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('variant, key', [('official', 'official'), ('pre2021', 'official_pre2021')])
+def test_every_golden_case_from_official_files_also_without_answer_ids(score, variant, key):
+    cases = json.loads((Path(__file__).parents[1] / 'data' / 'vqa_accuracy.json').read_text())['cases']
+    with_ids = [case['with_answer_id'] for case in cases]
+    assert any(with_ids) and not all(with_ids)
+    annotations = [dict(question_id=i, question_type=str(i), answers=[
+        dict(answer=answer, **(dict(answer_id=n) if case['with_answer_id'] else {}))
+        for n, answer in enumerate(case['answers'])]) for i, case in enumerate(cases)]
+    found = score([dict(question_id=i, answer=case['prediction']) for i, case in enumerate(cases)],
+                  dict(annotations=annotations), '--options', f'variant={variant}')
+    assert [round(found[f'vqa/question_type/{i}'], 2) for i in range(len(cases))] == [
+        round(case[key], 2) for case in cases]
+
+
 def test_predictions_for_nlvr2_are_scored_again(score, tmp_path, capsys):
     """Against the published lines and a list of BLIP; and records of tools/test.py --dump."""
     lines = [dict(identifier=f'dev-1-{pair}-0', sentence='A dog.', label=str(pair == 0)) for pair in (0, 1)]

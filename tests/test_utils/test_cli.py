@@ -1,5 +1,8 @@
 """Parsing of --cfg-options and the end of a tool."""
 import errno
+import os
+import select
+import subprocess
 import sys
 
 import pytest
@@ -110,6 +113,29 @@ def test_a_full_disk_is_one_message(capsys):
         cli.run(main)
     message = capsys.readouterr().err
     assert error.value.code == 1 and 'stopped:' in message and "No space left on device: 'scalars.json'" in message
+
+
+@pytest.mark.skipif(not hasattr(select, 'poll'), reason='pipes are another thing on this system')
+@pytest.mark.parametrize('work, status', [
+    ('print("line", flush=True)', 141), ('print("line")', 0), ('print("line"); sys.exit(3)', 3),
+    ('print("line"); raise errors.DataError("bad")', 2),
+    ('raise BrokenPipeError(32, "of another program")', 1)])
+def test_a_reader_that_has_left_ends_a_tool_in_silence(work, status):
+    code = f'import sys\nfrom mmblip2 import errors\nfrom mmblip2.utils import cli\ndef main(): {work}\ncli.run(main)'
+    read, write = os.pipe()
+    if 'another' not in work:
+        os.close(read)
+    process = subprocess.Popen(
+        [sys.executable, '-c', code], stdout=write, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'PYTHONUNBUFFERED': ''})
+    os.close(write)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == status
+    if 'another' in work:  # not of the standard output: the traceback stays
+        os.close(read)
+        assert 'BrokenPipeError: [Errno 32] of another program' in message
+    else:
+        assert message == ('DataError: bad\n' if status == 2 else '')
 
 
 def test_importing_cli_imports_no_torch():

@@ -190,7 +190,8 @@ def judgement(row):
 
 
 def answers_of(ann_file):
-    """Question id as text to ``gt_answer`` and the types."""
+    """Question id as text to ``gt_answer``, ``gt_annotator`` where there is one, and the types."""
+    from mmblip2.datasets.vqa import same_annotators
     content = read(ann_file)
     rows = content
     if isinstance(content, dict):  # annotations of VQA, data of TextVQA, or GQA's {question id: {"answer"}}
@@ -205,6 +206,7 @@ def answers_of(ann_file):
         answers = [answers] if isinstance(answers, str) else answers
         found[str(row['question_id'])] = dict(
             gt_answer=[answer.get('answer') if isinstance(answer, dict) else answer for answer in answers],
+            **(same_annotators(answers) if all(isinstance(answer, dict) for answer in answers) else {}),
             **{key: row[key] for key in ('answer_type', 'question_type') if key in row})
     if not found or len(found) != len(rows):
         raise DataError(f'{ann_file} holds no answers: expected official annotations '

@@ -3,6 +3,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from mmblip2.errors import ConfigError, DataError
@@ -71,6 +72,8 @@ def retrieval_ranks(scores, positives: Sequence) -> Ranks:
     Raises:
         DataError: Scores are not a finite (Q, G) matrix, or ``positives`` does not fit it.
     """
+    if isinstance(scores, np.ndarray):  # torch takes no negative strides and no other byte order
+        scores = np.ascontiguousarray(scores, scores.dtype.newbyteorder('='))
     scores = torch.as_tensor(scores)
     if scores.dim() != 2 or scores.numel() == 0:
         raise DataError(f'retrieval scores must be a matrix (queries, gallery), got shape {tuple(scores.shape)}')

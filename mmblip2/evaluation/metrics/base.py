@@ -9,8 +9,8 @@ from typing import Any
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 
-from mmblip2.errors import DataError, MMBlip2Error
-from mmblip2.utils.dist import gather_objects, world
+from mmblip2.errors import DataError
+from mmblip2.utils.dist import gather_objects, on_first
 
 
 class GatheredMetric(BaseMetric):
@@ -63,20 +63,13 @@ class GatheredMetric(BaseMetric):
         """
         parts = gather_objects(self.results)
         self.results: list[Any] = []
-        metrics = error = None
-        if world()[0] == 0:
-            try:
-                results = _in_order(parts, size, type(self).__name__)
-                self._write(self.to_predictions(results))
-                metrics = {f'{self.prefix}/{name}': value
-                           for name, value in self.compute_metrics(results).items()}
-            except Exception as failure:  # raised below, on all processes
-                error = failure
-        metrics, message = gather_objects((metrics, error and f'{type(error).__name__}: {error}'))[0]
-        if message:
-            known = isinstance(error, MMBlip2Error) or error is None
-            raise error or (DataError if known else RuntimeError)(f'rank 0: {message}')
-        return metrics
+
+        def score():
+            results = _in_order(parts, size, type(self).__name__)
+            self._write(self.to_predictions(results))
+            return {f'{self.prefix}/{name}': value for name, value in self.compute_metrics(results).items()}
+
+        return on_first(score)
 
     def _write(self, predictions: list | dict | None):
         path = self._path()

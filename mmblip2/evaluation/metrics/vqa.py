@@ -108,6 +108,14 @@ class VQAMetric(AnswerMetric):
         self.question_types = question_types
         self.lemmatiser = _lemmatiser() if lemmatise else None
 
+    def read(self, sample):
+        row = super().read(sample)
+        annotators = sample.get('gt_annotator')
+        if row['gt_answer'] and annotators is not None:
+            row['gt_answer'] = [dict(answer=answer, answer_id=number)
+                                for answer, number in zip(row['gt_answer'], annotators, strict=True)]
+        return row
+
     def compute_metrics(self, results):
         single = sum(len(row['gt_answer'] or ()) == 1 for row in results)
         if single:

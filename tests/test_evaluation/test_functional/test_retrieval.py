@@ -66,6 +66,17 @@ def test_order_of_gallery_and_queries_does_not_matter():
     assert moved == {k: pytest.approx(v) for k, v in retrieval_recall(scores, positives).items()}
 
 
+@pytest.mark.parametrize('view', [
+    lambda a: a[::-1, ::-1].copy()[::-1, ::-1], lambda a: np.asfortranarray(a), lambda a: a.repeat(2, 1)[:, ::2],
+    lambda a: a.astype('>f8'), lambda a: np.array(a.tolist(), dtype='<f4'), lambda a: a.tolist()],
+    ids=['reversed', 'transposed', 'strided', 'big-endian', 'single', 'lists'])
+def test_arrays_of_any_layout_are_taken(view):
+    scores = np.array([[3., 2, 1, 0], [0, 1, 2, 3], [1, 0, 3, 2]])
+    positives = [[1], [0, 3], [2]]
+    assert retrieval_recall(view(scores), positives, (1, 2)) == {
+        1: pytest.approx(200 / 3), 2: 100.} == retrieval_recall(scores, positives, (1, 2))
+
+
 def test_chunks_numpy_and_half_precision_agree(monkeypatch):
     scores = torch.randint(-8, 8, (50, 12), generator=torch.Generator().manual_seed(1)).float()
     positives = [[i % 12, (i * 5 + 1) % 12] for i in range(50)]

@@ -96,6 +96,7 @@ def test_data_samples_pass_through_the_evaluator(tmp_path):
 WORKER = '''
 import json, sys
 import torch.distributed as dist
+from mmblip2.engine.dump import DumpPredictions
 from mmblip2.errors import DataError
 from mmblip2.evaluation.metrics import Perplexity, VQAMetric
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -114,6 +115,17 @@ try:
     metric.evaluate(7)
 except DataError as error:
     result['error'] = str(error)
+dump = DumpPredictions(folder + '/dump.json')
+dump.process(None, [dict(sample_idx=0, pred_text='cat')])
+try:
+    dump.evaluate(7)
+except DataError as error:
+    result['dump_error'] = str(error)
+dump = DumpPredictions(folder + '/samples.json/dump.json')  # below a file: cannot be written
+try:
+    dump.evaluate(0)
+except Exception as error:
+    result['write_error'] = type(error).__name__ + str(error)
 json.dump(result, open(f'{folder}/result{rank}.json', 'w'))
 dist.barrier()
 dist.destroy_process_group()
@@ -141,4 +153,8 @@ def test_two_processes_equal_one_with_uneven_padding(tmp_path):
     assert (tmp_path / 'two.json').read_text() == (tmp_path / 'one.json').read_text()
     assert 'gathered 1 results for a data set of 7' in first.pop('error')
     assert 'gathered 1 results for a data set of 7' in second.pop('error')  # nobody waits for the failed rank
+    for errors in (first, second):
+        assert '1 different sample_idx for 7 samples' in errors.pop('dump_error')
+    assert first.pop('write_error').startswith(('FileExistsError', 'NotADirectoryError'))
+    assert second.pop('write_error').startswith('RuntimeErrorrank 0: ')
     assert first == second
