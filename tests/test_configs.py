@@ -356,8 +356,8 @@ def test_every_published_file_has_a_name():
     named = {entry['Weights'] for entry in entries() if entry.get('Weights')}
     parts = {PUBLISHED[name] for name in (
         'eva_vit_g.pth', 'clip_vit_L.pth', 'bert-base-uncased', 'deit_base_patch16_224-b5f2ef4d.pth',
-        'vit_large_patch16_224.augreg_in21k', 'answer_list.json', 'okvqa_answer_list_train.json',
-        'specialized_vocab_train.json')}
+        'vit_large_patch16_224.augreg_in21k', 'coco/annotations/answer_list.json',
+        'okvqa_answer_list_train.json', 'specialized_vocab_train.json')}
     assert set(PUBLISHED.values()) - parts <= named
     hub = ['blip2-opt-2.7b', 'blip2-opt-6.7b', 'blip2-opt-2.7b-coco', 'blip2-opt-6.7b-coco', 'blip2-flan-t5-xl',
            'blip2-flan-t5-xl-coco', 'blip2-flan-t5-xxl', 'blip2-itm-vit-g', 'blip2-itm-vit-g-coco',

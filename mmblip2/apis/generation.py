@@ -40,8 +40,11 @@ class TextInferencer(BaseInferencer):
         super().__init__(model, pretrained, device, **kwargs)
         from mmblip2.models.algorithms.text_generation import TextGeneration
         if not isinstance(self.model, TextGeneration):
-            raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation), this is a '
-                              f'{type(self.model).__name__}: take a retrieval inferencer or FeatureExtractor')
+            from mmblip2.models import BlipNLVR
+            other = 'NLVRInferencer' if isinstance(self.model, BlipNLVR) else (
+                'a retrieval inferencer or FeatureExtractor')
+            raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation, BlipGeneration), '
+                              f'this is a {type(self.model).__name__}: take {other}')
 
     def prompt_step(self, name: str) -> dict | None:
         """The transform ``name`` ('CaptionPrompt', 'VQAPrompt') of the config's test pipeline, or None."""

@@ -26,10 +26,12 @@ def needs_representation(inferencer):
         ConfigError: With the classes to use instead.
     """
     if not compares(inferencer.model):
+        from mmblip2.models import BlipNLVR
+        others = 'NLVRInferencer' if isinstance(inferencer.model, BlipNLVR) else (
+            'ImageCaptionInferencer or VisualQuestionAnsweringInferencer')
         raise ConfigError(f'{type(inferencer).__name__} needs a Blip2Representation or BlipRepresentation (a retrieval '
                           f'model or its pre-training), this model is a {type(inferencer.model).__name__}, which '
-                          'compares no images with texts: give another one, or use ImageCaptionInferencer or '
-                          'VisualQuestionAnsweringInferencer')
+                          f'compares no images with texts: give another one, or use {others}')
 
 
 def read_texts(texts: Any, what: str) -> list[str]:

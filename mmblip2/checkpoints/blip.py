@@ -88,7 +88,9 @@ _OF_PRETRAINING = {_OUTPUT if theirs == _INPUT else theirs: ours for theirs, our
 LAVIS = {kind: _layout('LAVIS', kind, table, decoder, _POSITIONS, **settings) for kind, table, decoder, settings in (
     ('caption', {**_IN_LAVIS, **_decoder('text_decoder.')}, 'text_decoder.', {}),
     ('VQA', {**_IN_LAVIS, **_bert('text_encoder.', 'text_encoder.'), **_decoder('text_decoder.')}, 'text_decoder.', {}),
-    ('retrieval', {'ptr_queue': 'queue_ptr', **_REPRESENTATION, **_OF_RETRIEVAL}, None, {}),
+    # the authors' model for matching alone has no temperature
+    ('retrieval', {'ptr_queue': 'queue_ptr', **_REPRESENTATION, **_OF_RETRIEVAL}, None, dict(
+        loses=(*_TRAINING, 'itc_head.temperature'))),
     ('pre-training', {**_REPRESENTATION, **_QUEUES, **_OF_PRETRAINING}, None, dict(aliases={
         _INPUT: 'text_encoder.embeddings.word_embeddings.weight',
         'text_decoder.cls.predictions.decoder.bias': 'text_decoder.cls.predictions.bias'})),
@@ -221,6 +223,13 @@ def kind_of(keys: Iterable[str]) -> str | None:
     if decoder:
         return 'VQA' if encoder else 'caption'
     return 'features' if encoder else None
+
+
+def other_decoder(wanted: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Why a file with ``keys`` cannot fill a model with the keys ``wanted`` although it has all of them, in a list."""
+    if (kind_of(wanted), kind_of(keys)) != ('caption', 'VQA'):
+        return []
+    return ['the text decoder of the file reads questions, that of the model images']
 
 
 _CLASSES = {'caption': 'BlipForConditionalGeneration', 'VQA': 'BlipForQuestionAnswering',

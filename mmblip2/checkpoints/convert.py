@@ -170,11 +170,11 @@ def _referring(cfg, content, split_to):
     from ..registry import MODELS
     from ..utils.meta import architecture
     cfg = copy.deepcopy(cfg)
-    if cfg.model.get('vision_norm_eps') is None and 'layout' in content and \
+    settings = inspect.signature(MODELS.get(cfg.model.type)).parameters
+    if cfg.model.get('vision_norm_eps') is None and 'layout' in content and 'vision_norm_eps' in settings and \
             'vision_norm.weight' in content['state_dict']:
         cfg.model.vision_norm_eps = norm_eps(content)
-    kind = MODELS.get(cfg.model.type)
-    frozen = cfg.model.get('frozen', inspect.signature(kind).parameters['frozen'].default)
+    frozen = cfg.model.get('frozen', settings['frozen'].default)
     others = [name for name in frozen if name not in ('vision', 'language_model')]
     if others:
         raise ConfigError(f'the config freezes {", ".join(map(repr, others))}, whose weights would be in no file: take '

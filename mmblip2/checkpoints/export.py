@@ -17,7 +17,7 @@ import torch
 from ..compat import read_tokenizer
 from ..errors import CheckpointError, ConfigError
 from . import export_blip, io, layouts, stream
-from .blip import kind_of
+from .blip import kind_of, other_decoder
 from .sources import find, locate
 
 _NOT_OF_TEXT_CONFIG = ('_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version',
@@ -172,8 +172,9 @@ def _complete(whole, expected, state, may_lack):
     whole.lacks = [key for key in missing if _any(key, may_lack)]
     missing = [key for key in missing if key not in whole.lacks]
     extra = [key for key in state if key not in expected and not _any(key, getattr(whole.model, 'droppable', ()))]
-    if missing or extra:
-        raise CheckpointError(f"{where}: {len(missing)} tensors of the config's model are missing "
+    other = ''.join(f'{problem}; ' for problem in other_decoder(expected, state))
+    if missing or extra or other:
+        raise CheckpointError(f"{where}: {other}{len(missing)} tensors of the config's model are missing "
                               f'({io._some(missing) or "none"}), {len(extra)} are unknown to it '
                               f'({io._some(extra) or "none"}): is it the config of this checkpoint?')
     if whole.lacks:

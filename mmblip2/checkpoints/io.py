@@ -28,6 +28,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..utils.log import say
+from .blip import kind_of, other_decoder
 from .files import FOLDER_FILES, read_file, weights_file
 from .sources import locate
 
@@ -385,7 +386,7 @@ def _match(expected, state, path, checkpoint, droppable=(), may_lack=None):
         first = tied.setdefault(_address(expected[key]), key)
         if first != key and not torch.equal(state[first], state[key]):
             torn.append(f'{first} and {key}')
-    problems = []
+    problems = other_decoder(expected, state)
     if torn:
         problems.append(f'two tensors in the file are one in the model ({_some(torn, 3)}), so one would be lost: build '
                         'the part so that it keeps them apart (a language model: from the folder that it was made '
@@ -417,11 +418,14 @@ def _other_stage(expected, state):
     """Say so when a file is of one stage and the model of another."""
     wanted, has = _stage(expected), _stage(state)
     if wanted and has and wanted != has:
-        return f'The file is of {has}, the model of {wanted}: give the checkpoint and the config of one stage.'
+        return f'The file is of {has}, the model of {wanted}: give the checkpoint and the config of the same.'
     return None
 
 
 def _stage(keys):
+    kind = kind_of(keys)
+    if kind is not None:
+        return f'a BLIP for {kind}'
     if 'language_projection.weight' in keys:
         return 'stage 2 (Blip2Generation: it has a projection to a language model, and no heads for retrieval)'
     if 'itm_head.classifier.weight' in keys:

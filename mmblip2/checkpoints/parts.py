@@ -82,9 +82,9 @@ def parts_from(model_cfg, load_from):
             continue
         _take_language_model(cfg, checkpoint, keys, notes)
         _take_tokenizer(cfg, checkpoint, notes)
-        eps = norm_eps(checkpoint)
-        if 'vision_norm.weight' in keys and cfg.get('vision_norm_eps') is None:
-            if eps != inspect.signature(kind).parameters['vision_norm_eps'].default:
+        eps, setting = norm_eps(checkpoint), inspect.signature(kind).parameters.get('vision_norm_eps')
+        if setting is not None and 'vision_norm.weight' in keys and cfg.get('vision_norm_eps') is None:
+            if eps != setting.default:
                 notes.append(f'vision_norm_eps={eps:g}, as the weights were made with')
             cfg['vision_norm_eps'] = eps
     return cfg, notes

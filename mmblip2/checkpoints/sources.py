@@ -19,7 +19,8 @@ _SALESFORCE = 'https://storage.googleapis.com/sfr-vision-language-research/'
 LAVIS = f'{_SALESFORCE}LAVIS/models/'
 BLIP = f'{_SALESFORCE}BLIP/models/'
 MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v1/'
-# Published files by their names, wherever a config or a user says that they are, and where they come from.
+# Published files by their names, wherever a config or a user says that they are, and where they come from. A name that
+# many files have stands with its folders, which then have to be said too.
 PUBLISHED = {
     **{name: f'{LAVIS}BLIP2/{name}' for name in (
         'eva_vit_g.pth', 'clip_vit_L.pth', 'blip2_pretrained.pth', 'blip2_pretrained_vitL.pth',
@@ -47,7 +48,7 @@ PUBLISHED = {
     'deit_base_patch16_224-b5f2ef4d.pth': 'https://dl.fbaipublicfiles.com/deit/deit_base_patch16_224-b5f2ef4d.pth',
     'vit_large_patch16_224.augreg_in21k': 'timm/vit_large_patch16_224.augreg_in21k',
     # lists of answers that a model of question answering ranks
-    'answer_list.json': f'{_SALESFORCE}datasets/answer_list.json',
+    'coco/annotations/answer_list.json': f'{_SALESFORCE}datasets/answer_list.json',
     'okvqa_answer_list_train.json': f'{_SALESFORCE}LAVIS/datasets/okvqa/okvqa_answer_list_train.json',
     'specialized_vocab_train.json': f'{_SALESFORCE}LAVIS/datasets/aokvqa/specialized_vocab_train.json',
 }
@@ -168,10 +169,21 @@ def is_hub_name(name: str | Path) -> bool:
             and not text.endswith(_FILES) and text.split('/')[0] not in _OURS and not Path(text.split('/')[0]).exists())
 
 
+def is_published(source: str | Path) -> bool:
+    """Whether ``source`` is a path that ends in a name of ``PUBLISHED``."""
+    return any(name in PUBLISHED for name in _endings(source))
+
+
+def _endings(source: str | Path) -> list[str]:
+    """'a/b/c' becomes 'c', 'b/c', 'a/b/c'."""
+    parts = Path(source).parts
+    return ['/'.join(parts[i:]) for i in reversed(range(len(parts)))]
+
+
 def _published(source: str) -> str:
     """The address of a file that is known by its name, the name on the hub of a page there, or ``source`` itself."""
     if '://' not in source:
-        return PUBLISHED.get(Path(source).name, source)
+        return next((PUBLISHED[name] for name in _endings(source) if name in PUBLISHED), source)
     page = re.fullmatch(r'https://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?', source)
     return page[1] if page else source
 

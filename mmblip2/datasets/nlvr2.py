@@ -64,12 +64,12 @@ def read_statements(path):
 
 def _read(path):
     """The objects of a file: one a line, or a list."""
-    with open_text(path) as file:
-        text = file.read()
     try:
+        with open_text(path) as file:
+            text = file.read()
         content = json.loads(text) if text.lstrip().startswith('[') else [
             json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f'{path} is not JSON, and neither are its lines: {error}') from None
     for item in content:
         if not are_objects([item], 'sentence') or not isinstance(item['sentence'], str) or not (

@@ -165,10 +165,10 @@ def _no_checkpoint(path, advice):
     """Why ``path`` cannot be a checkpoint, in a list; it is found, or downloaded, and not read."""
     from ..checkpoints.files import FOLDER_FILES, weights_file
     from ..checkpoints.io import find_checkpoints
-    from ..checkpoints.sources import PUBLISHED, find, is_hub_name, locate
+    from ..checkpoints.sources import find, is_hub_name, is_published, locate
     try:
         found, tried = find(path)
-        if found is None and ('://' in str(path) or is_hub_name(path) or Path(path).name in PUBLISHED):
+        if found is None and ('://' in str(path) or is_hub_name(path) or is_published(path)):
             found = locate(path)
     except CheckpointError as error:
         return [str(error)]

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from mmblip2 import NLVRInferencer, inference_model
+from mmblip2 import ImageCaptionInferencer, ImageTextMatchingInferencer, NLVRInferencer, inference_model
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import MODELS, our_scope
 from mmblip2.structures import DataSample
@@ -115,6 +115,13 @@ def test_another_model_is_refused(tiny_generator):
     captioner = tiny_generator([dict(type='CaptionPrompt', prompt='a photo of')])
     with pytest.raises(ConfigError, match='NLVRInferencer needs a BlipNLVR, this is a Blip2Generation, which'):
         NLVRInferencer(captioner)
+
+
+def test_other_inferencers_send_the_model_here(model):
+    with pytest.raises(ConfigError, match='needs a model that writes text .*this is a BlipNLVR: take NLVRInferencer'):
+        ImageCaptionInferencer(model)
+    with pytest.raises(ConfigError, match='this model is a BlipNLVR, .*: give another one, or use NLVRInferencer'):
+        ImageTextMatchingInferencer(model)
 
 
 def test_inference_model_takes_the_three_together_or_one_after_the_other(model, triples):

@@ -139,16 +139,38 @@ def test_without_a_pretrainings_decoder_a_captioner_says_what_it_lacks(bert, tmp
         io.load_strict(model, io.read_checkpoint(tmp_path / 'retrieval.pth'), 'retrieval.pth')
 
 
-def test_a_file_for_matching_is_tested_without_momentum_encoders(bert, tmp_path):
+def test_a_decoder_of_questions_writes_no_captions(bert, tmp_path):
+    """A file for VQA has all that a captioner has."""
+    made = drawn(salesforce('VQA', **sizes(bert)))
+    made[OUTPUT] = made[INPUT]
+    made['text_decoder.cls.predictions.decoder.bias'] = made['text_decoder.cls.predictions.bias']
+    path = tmp_path / 'vqa.pth'
+    torch.save(dict(model=made), path)
+    said = 'the text decoder of the file reads questions, that of the model images'
+    with pytest.raises(CheckpointError, match=f'{said}.*is of a BLIP for VQA, the model of a BLIP for caption'):
+        io.load_strict(build(tiny('caption', bert)), io.read_checkpoint(path), path)
+    with pytest.raises(CheckpointError, match=said):
+        start('caption', bert, path)
+    from mmblip2.checkpoints.convert import convert
+    with pytest.raises(CheckpointError, match=said):
+        convert(path, tmp_path / 'ours.pth', 'mmblip2', config=tiny('caption', bert))
+    _, report = start('VQA', bert, path)
+    assert not report.new
+    io.load_partial(build(tiny('caption', bert)), [dict(checkpoint=str(path), exclude=['text_encoder.*'])])  # if meant
+
+
+@pytest.mark.parametrize('temperature', [True, False])
+def test_a_file_for_matching_is_tested_without_momentum_encoders(bert, tmp_path, temperature):
     """What the authors' ITM models have is enough for a test."""
-    state = {**drawn(salesforce('ITM', **sizes(bert))), 'temp': torch.tensor(0.05)}
+    state = {**drawn(salesforce('ITM', **sizes(bert))), **(dict(temp=torch.tensor(0.05)) if temperature else {})}
     torch.save(dict(model=state), tmp_path / 'itm.pth')
     for queue_size in (None, 8):
         model = build(tiny('retrieval', bert, queue_size=queue_size))
+        own = float(model.itc_head.temperature.detach())
         report = io.load_strict(model, io.read_checkpoint(tmp_path / 'itm.pth'), 'itm.pth')
         assert torch.equal(model.itm_head.classifier.weight, state['itm_head.weight'])
-        assert float(model.itc_head.temperature) == pytest.approx(0.05)
-        assert not report.missing
+        assert float(model.itc_head.temperature.detach()) == pytest.approx(0.05 if temperature else own)
+        assert not report.missing and ('itc_head.temperature' in report.new) == (not temperature)
 
 
 @pytest.mark.parametrize('source', ['own', 'authors'])
@@ -178,3 +200,28 @@ def test_the_tokenizer_of_a_folder_is_used(bert, own, tmp_path):
     assert f'tokenizer: {tmp_path / "folder"} instead of elsewhere' in report.notes
     for key, value in model.state_dict().items():
         assert torch.equal(value, own[1][key]), key
+
+
+def test_files_of_blip2_are_refused_as_such(bert, tmp_path):
+    """And those of BLIP by a BLIP-2, whose vision encoder has another setting."""
+    from mmengine.config import Config
+
+    from mmblip2.apis import get_model
+    from mmblip2.checkpoints.convert import convert
+    from mmblip2.checkpoints.layouts import to_write
+    blip = tiny('caption', bert)
+    blip2 = Config(dict(model=dict(
+        type='Blip2Representation', embed_dim=8, max_text_len=24, frozen=(), tokenizer=dict(blip.model.tokenizer),
+        vision=dict(type='VisionTransformer', image_size=32, patch_size=16, width=16, depth=2, num_heads=2),
+        qformer=dict(type='QFormer', vision_width=16, num_layers=2, width=16, num_heads=2, num_query=3,
+                     max_positions=32, vocab_size=blip.model.text_decoder.vocab_size))))
+    for cfg, other, of in ((blip2, blip, 'stage 1'), (blip, blip2, 'a BLIP for caption')):
+        state = io.saved_state(MODELS.build(cfg.model))
+        torch.save(dict(model=to_write('LAVIS', state).from_ours(state)[0]), tmp_path / 'file.pth')
+        path = str(tmp_path / 'file.pth')
+        for call in (lambda: get_model(other, pretrained=path, device='cpu'),  # noqa: B023
+                     lambda: build_filled(other.model, path)):  # noqa: B023
+            with pytest.raises(CheckpointError, match=f'The file is of {of}.*, the model of .*: give the'):
+                call()
+        with pytest.raises(CheckpointError, match='is it the config of this checkpoint'):
+            convert(path, tmp_path / 'ours.pth', 'mmblip2', config=other)

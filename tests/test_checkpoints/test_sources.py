@@ -205,6 +205,25 @@ def test_what_no_one_published_has_no_address(places, monkeypatch):
         locate('s3://bucket/model.pth')
 
 
+def test_a_name_that_many_files_have_is_published_in_its_folder_only(places, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sources, '_blocks', lambda url, name: asked.append(url) or iter([b'["yes"]']))
+    for path in ('answer_list.json', 'data/mine/answer_list.json', str(places / 'answer_list.json')):
+        assert not sources.is_published(path)
+        with pytest.raises(CheckpointError, match='there is no address to download it from'):
+            locate(path)
+    assert not asked
+    for path in ('data/coco/annotations/answer_list.json', str(places / 'coco' / 'annotations' / 'answer_list.json')):
+        assert sources.is_published(path)
+        assert locate(path).read_bytes() == b'["yes"]'
+        with pytest.raises(CheckpointError, match='no address'):  # nor is the one that came
+            locate('data/mine/answer_list.json')
+    assert asked == [sources.PUBLISHED['coco/annotations/answer_list.json']]
+    write(places / 'mine' / 'answer_list.json')
+    monkeypatch.setenv('MMBLIP2_WEIGHTS', str(places / 'mine'))
+    assert locate('data/other/answer_list.json') == places / 'mine' / 'answer_list.json'
+
+
 def test_names_on_the_hub(places):
     assert is_hub_name('Salesforce/blip2-opt-2.7b') and is_hub_name('google/flan-t5-xl')
     (places / 'here' / 'runs').mkdir()

@@ -138,5 +138,8 @@ def test_a_file_that_is_no_json_is_refused(tmp_path):
     (tmp_path / 'a.json').write_text('one\ntwo\n')
     with pytest.raises(DataError, match='a.json is not JSON, and neither are its lines'):
         read_statements(str(tmp_path / 'a.json'))
+    (tmp_path / 'a.json').write_bytes(b'\x89PNG\xff')
+    with pytest.raises(DataError, match='a.json is not JSON'):
+        read_statements(str(tmp_path / 'a.json'))
     with pytest.raises(DataError, match='not found: check ann_file'):
         read_statements(str(tmp_path / 'b.json'))

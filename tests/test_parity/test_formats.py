@@ -346,7 +346,7 @@ def test_image_token_index_is_carried_for_an_export(written):
 
 def test_stage_of_the_file_is_said_where_it_is_another(written, retrieval):
     with pytest.raises(CheckpointError, match=r'(?s)taken for LAVIS \(with opt_proj\).*The file is of stage 2 .*, the '
-                                              r'model of stage 1 .*give the checkpoint and the config of one stage'):
+                                              r'model of stage 1 .*give the checkpoint and the config of the same'):
         build_filled(retrieval.cfg, written('opt').paths['LAVIS'])
     with pytest.raises(CheckpointError, match='The file is of stage 1 .*, the model of stage 2'):
         build_filled(written('opt').cfg, retrieval.paths['mmpretrain'])
