@@ -41,6 +41,47 @@ def gather(x: torch.Tensor, with_gradient: bool = False) -> torch.Tensor:
     return _GatherWithGradient.apply(x) if with_gradient else _GatherWithGradient.apply(x.detach())
 
 
+class _ExchangeRows(torch.autograd.Function):
+    """Rows of all processes, chosen by each; the backward sends every gradient home and adds up those of a row."""
+
+    @staticmethod
+    def forward(ctx, x, index):
+        rank, size = world()
+        rows = len(x)
+        asked = gather(index).cpu().view(size, -1)  # (W, N), global rows; one wait for the device
+        owner = asked // rows
+        sent = [asked[other][owner[other] == rank] - rank * rows for other in range(size)]
+        ctx.order = owner[rank].argsort(stable=True).to(x.device)  # rows arrive by owner
+        ctx.sent = torch.cat(sent).to(x.device)
+        ctx.counts = [len(part) for part in sent], owner[rank].bincount(minlength=size).tolist()
+        ctx.rows = rows
+        arrived = x.new_empty(len(index), *x.shape[1:])
+        dist.all_to_all_single(arrived, x[ctx.sent], ctx.counts[1], ctx.counts[0])
+        result = torch.empty_like(arrived)
+        result[ctx.order] = arrived
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        home = gradient.new_empty(len(ctx.sent), *gradient.shape[1:])
+        dist.all_to_all_single(home, gradient[ctx.order], *ctx.counts)
+        total = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
+        return total.index_add_(0, ctx.sent, home), None
+
+
+def exchange_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``gather(x, with_gradient=True)[index]`` for which only the chosen rows travel.
+
+    Args:
+        x: (B, ...), the own rows; B must be the same everywhere.
+        index: int64 (N,), places among the rows of all processes; N must be the same everywhere.
+
+    Returns:
+        torch.Tensor: (N, ...).
+    """
+    return x[index] if world()[1] == 1 else _ExchangeRows.apply(x, index)
+
+
 def gather_objects(obj) -> list:
     """One picklable object of every process, in rank order."""
     if world()[1] == 1:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mmblip2.errors import ConfigError
-from mmblip2.utils.dist import gather, share_of_global, world
+from mmblip2.utils.dist import exchange_rows, gather, share_of_global, world
 
 from ..losses import NO_ID, same_image, sample_hard_negatives, token_loss, uniforms
 from ..tokenizers import TextBatch
@@ -136,8 +136,8 @@ class Representation(VisionLanguageModel):
         if positives.size(1) == rows or size == 1:
             wrong_kv = select_kv(encoded.image_kv, image_index)
             wrong_text = text.rows(text_index)
-        else:  # patches travel with their gradient, then only the chosen rows are projected
-            wrong_kv = self.project_image(gather(encoded.patches, with_gradient=True)[image_index])
+        else:  # the chosen patches travel, with their gradient
+            wrong_kv = self.project_image(exchange_rows(encoded.patches, image_index))
             text = _pad_to_longest(text, self.tokenizer.pad_id)
             wrong_text = TextBatch(gather(text.input_ids), gather(text.mask)).rows(text_index)
         image_kv = concat_kv([encoded.image_kv, wrong_kv, encoded.image_kv])

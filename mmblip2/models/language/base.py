@@ -4,11 +4,13 @@ Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input e
 """
 import contextlib
 import inspect
+import logging
 import re
 from abc import abstractmethod
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import nn
 
 from mmblip2.checkpoints.sources import local_or_hub
@@ -27,6 +29,8 @@ from ..hub import (
 )
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
+#: settings of a generation that choose or fill a cache of their own
+_OWN_CACHE = {'use_cache', 'cache_implementation', 'cache_config', 'prefill_chunk_size'}
 _ADAPTERS = {'AutoModelForCausalLM': 'CausalLM', 'AutoModelForSeq2SeqLM': 'Seq2SeqLM'}
 
 
@@ -91,6 +95,7 @@ class LanguageModel(nn.Module):
                 raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
                                   f'config says {model_type!r}: give the folder and the config of one model')
         self.weights_source = model
+        self._told_of_cache = False
         self.max_text_len = max_text_len
 
         rows = self.model.get_input_embeddings().num_embeddings
@@ -209,7 +214,46 @@ class LanguageModel(nn.Module):
         refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
         settings = search_settings(end_id, self.tokenizer.pad_token_id, max_new_tokens, num_beams, min_new_tokens,
                                    length_penalty, count, kwargs)
-        return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
+        inputs = dict(inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        rows = max(num_beams, count)
+        if rows > 1 and not _OWN_CACHE.intersection(kwargs):
+            with torch.no_grad():
+                inputs = self._read_once(inputs_embeds, attention_mask, rows) or inputs
+        return self.model.generate(**inputs, **settings)
+
+    def _read_once(self, inputs_embeds, attention_mask, rows):
+        """Inputs of ``generate`` in which prefix and prompt have been read once a sample, for ``rows`` beams or samples
+        of each; None where that is not possible."""
+
+    def _repeated(self, cache, rows):
+        """Repeat each sample of a transformers cache ``rows`` times; None, said once, for one that cannot be."""
+        from transformers import DynamicCache
+        try:
+            if not isinstance(cache, DynamicCache):
+                raise TypeError
+            cache.batch_repeat_interleave(rows)
+        except (AttributeError, NotImplementedError, TypeError):
+            if not self._told_of_cache:
+                self._told_of_cache = True
+                print_log(f'the cache of {type(self.model).__name__} ({type(cache).__name__}) cannot be repeated: '
+                          'prefix and prompt are read once a beam instead of once an image. Said only once',
+                          logger='current', level=logging.WARNING)
+            return None
+        return cache
+
+    @contextlib.contextmanager
+    def _logits_of(self, chosen):
+        """Inside, the model gives logits of chosen positions only.
+
+        Args:
+            chosen (Tensor): int64 (N,), places among the B * K rows that reach the output layer.
+        """
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda module, args: (args[0].flatten(0, 1)[chosen], *args[1:]))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _decode(self, rows, end_id, count=1):
         """Text of each row of ids up to its first ``end_id``; with ``count`` above 1 the texts of each ``count`` rows.
@@ -302,20 +346,18 @@ def pad_ids(rows, device, side='right'):
     return ids.to(device), mask.to(device)
 
 
-def token_loss(logits, labels, is_target):
-    """Cross entropy of chosen positions.
+def token_loss(logits, labels):
+    """Cross entropy of targets.
 
     Args:
-        logits (Tensor): (B, T, V), any floating type.
-        labels (Tensor): (B, T) int64.
-        is_target (Tensor): (B, T) bool.
+        logits (Tensor): (N, V), any floating type.
+        labels (Tensor): (N,) int64.
 
     Returns:
         tuple[Tensor, Tensor]: Sum (float32 scalar, nats) and number of targets (int64 scalar).
     """
-    chosen = logits[is_target].float()  # (N, V)
-    loss_sum = nn.functional.cross_entropy(chosen, labels[is_target], reduction='sum')
-    return loss_sum, is_target.sum()
+    loss_sum = nn.functional.cross_entropy(logits.float(), labels, reduction='sum')
+    return loss_sum, torch.tensor(len(labels), device=labels.device)
 
 
 def _load_tokenizer(folder):

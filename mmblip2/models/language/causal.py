@@ -54,9 +54,9 @@ class CausalLM(LanguageModel):
             raise ConfigError(f'ending={ending!r} of the language model is {len(end_ids)} tokens, expected '
                               "one: choose another, the tokenizer's end-of-sequence token for example")
         self.end_id = end_ids[0]
-        # Models without this argument compute the logits of the prefix too; they are cut off afterwards.
         self._told_of_no_room = False
-        self._can_keep = 'logits_to_keep' in inspect.signature(self.model.forward).parameters
+        self._takes = inspect.signature(self.model.forward).parameters
+        self._can_keep = 'logits_to_keep' in self._takes
 
     def loss(self, prefix, prompts, targets):
         """See :meth:`LanguageModel.loss`."""
@@ -70,22 +70,27 @@ class CausalLM(LanguageModel):
             first = max(starts[-1], 1 if prefix is None else 0)
             no_room += len(rows[-1]) <= first < len(row)
         self._check_room(no_room, len(rows), max(starts, default=0))
-        device = self.device
-        ids, mask = pad_ids(rows, device)  # (B, T)
-        position = torch.arange(ids.size(1), device=device)
-        is_target = mask & (position >= torch.tensor(starts, device=device)[:, None])  # (B, T)
-
-        embeds = self.embed(ids)  # (B, T, H)
+        ids, mask = pad_ids(rows, 'cpu')  # (B, T)
+        is_target = mask & (torch.arange(ids.size(1)) >= torch.tensor(starts)[:, None])  # (B, T)
         if prefix is None:
             # The first token has nothing before it to be predicted from.
-            keep, labels, is_target = ids.size(1), ids[:, 1:], is_target[:, 1:]
-        else:
-            keep, labels = ids.size(1) + 1, ids  # the last prefix token predicts the first text token
+            is_target[:, 0] = False
+        # The output layer reads ``keep`` places of a row, of which the one at ``shift`` predicts the first text token:
+        # the last of the prefix. Known on the CPU, so that nobody waits for the device.
+        shift = -1 if prefix is None else 0 if self._can_keep else prefix.size(1) - 1
+        keep = ids.size(1) + shift + 1
+        sample, place = is_target.nonzero(as_tuple=True)
+        chosen = sample * keep + place + shift
+        device = self.device
+        labels, chosen = ids[is_target].to(device), chosen.to(device)
+        embeds, mask = self.embed(ids.to(device)), mask.to(device)  # (B, T, H)
+        if prefix is not None:
             embeds, mask = _prepend(prefix, embeds, mask)  # (B, Q + T, H)
         self._check_length(embeds.size(1))
         kept = dict(logits_to_keep=keep) if self._can_keep else {}
-        logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False, **kept).logits
-        return token_loss(logits[:, -keep:-1], labels, is_target)
+        with self._logits_of(chosen):
+            logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False, **kept).logits
+        return token_loss(logits, labels)
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
                  length_penalty=1.0, num_return_sequences=1, **kwargs):
@@ -108,6 +113,21 @@ class CausalLM(LanguageModel):
         new_ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
                                length_penalty, count, kwargs)
         return self._decode(new_ids, self.end_id, count)
+
+    def _read_once(self, inputs_embeds, attention_mask, rows):
+        """All but the last token, into a cache that ``generate`` goes on from."""
+        if inputs_embeds.size(1) < 2:
+            return None
+        mask = attention_mask[:, :-1]
+        settings = {}
+        if 'position_ids' in self._takes:  # as generate counts them
+            settings['position_ids'] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        if self._can_keep:
+            settings['logits_to_keep'] = 1
+        cache = self.model(inputs_embeds=inputs_embeds[:, :-1], attention_mask=mask, use_cache=True,
+                           **settings).get('past_key_values')
+        cache = self._repeated(cache, rows)
+        return cache and dict(inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=cache)
 
     def count_context(self, num_prefix, prompt, max_new_tokens):
         """See :meth:`LanguageModel.count_context`."""

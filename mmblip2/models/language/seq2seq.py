@@ -49,12 +49,13 @@ class Seq2SeqLM(LanguageModel):
     def loss(self, prefix, prompts, targets):
         """See :meth:`LanguageModel.loss`."""
         embeds, mask = self._encoder_input(prefix, prompts, self.max_text_len)
-        labels, is_target = pad_ids([self._tokenize(target, self.max_text_len) for target in targets],
-                                    embeds.device)  # (B, U)
+        labels, is_target = pad_ids([self._tokenize(target, self.max_text_len) for target in targets], 'cpu')  # (B, U)
         start = labels.new_full((len(targets), 1), self.start_id)
-        logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False,
-                            decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1)).logits  # (B, U, V)
-        return token_loss(logits, labels, is_target)
+        ids = torch.cat([start, labels[:, :-1]], dim=1).to(embeds.device)
+        with self._logits_of(is_target.flatten().nonzero()[:, 0].to(embeds.device)):
+            logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False,
+                                decoder_input_ids=ids).logits  # (N, V)
+        return token_loss(logits, labels[is_target].to(embeds.device))
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
                  length_penalty=1.0, num_return_sequences=1, **kwargs):
@@ -65,6 +66,20 @@ class Seq2SeqLM(LanguageModel):
         ids = self._search(embeds, mask.long(), self.end_id, max_new_tokens, num_beams, min_new_tokens,
                            length_penalty, count, dict(kwargs, decoder_start_token_id=self.start_id))
         return self._decode(ids[:, 1:], self.end_id, count)  # the first id is the decoder's start token
+
+    def _read_once(self, inputs_embeds, attention_mask, rows):
+        """The encoder's states, and the decoder's keys and values of them, which all beams of a sample read."""
+        from transformers import DynamicCache, EncoderDecoderCache
+        states = self.model.get_encoder()(inputs_embeds=inputs_embeds, attention_mask=attention_mask, return_dict=True)
+        start = attention_mask.new_full((len(inputs_embeds), 1), self.start_id)
+        cache = self.model(encoder_outputs=states, attention_mask=attention_mask, decoder_input_ids=start,
+                           use_cache=True).past_key_values
+        cross = self._repeated(getattr(cache, 'cross_attention_cache', cache), rows)
+        if cross is None:
+            return None
+        cross.reorder_cache = lambda beams: None  # a beam is followed by one of the same sample
+        return dict(encoder_outputs=states, attention_mask=attention_mask,
+                    past_key_values=EncoderDecoderCache(DynamicCache(), cross))
 
     def count_context(self, num_prefix, prompt, max_new_tokens):
         """Tokens of the encoder, prefix and prompt; new tokens are the decoder's, which counts for itself."""

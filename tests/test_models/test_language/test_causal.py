@@ -394,3 +394,74 @@ def test_count_of_the_context_is_what_generate_takes(opt, prefix):
         with pytest.raises(ConfigError, match='65 tokens, but the language model has 64 positions: shorten the prompt '
                                               'or lower max_new_tokens'):
             opt.generate(prefix[:1], [prompt], max_new_tokens=most + 1)
+
+
+def in_two_ways(lm, monkeypatch, prefix, **settings):
+    """Texts where prefix and prompt are read once a sample, then once a beam; and of each (rows, tokens) of the first
+    layer's longest input."""
+    texts, shapes = [], []
+    layers = next(part for part in lm.model.modules() if isinstance(part, torch.nn.ModuleList))
+    hook = layers[0].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple((*args, *kwargs.values())[0].shape[:2])), with_kwargs=True)
+    for name in ('_read_once', '_never'):
+        seen: list = []
+        if name == '_never':
+            monkeypatch.setattr(lm, '_read_once', lambda *args: None)
+        torch.manual_seed(3)
+        texts.append(lm.generate(prefix, PROMPTS, max_new_tokens=8, **settings))
+        shapes.append(max(seen, key=lambda shape: shape[1]))
+    hook.remove()
+    return texts, shapes
+
+
+@pytest.mark.parametrize('settings', [dict(num_beams=5), dict(num_beams=5, num_return_sequences=3, length_penalty=-1.),
+                                      dict(do_sample=True, num_return_sequences=3), dict(num_beams=1),
+                                      dict(num_beams=2, do_sample=True)],
+                         ids=['beams', 'best beams', 'samples', 'greedy', 'beams of samples'])
+@pytest.mark.parametrize('name', FAMILIES)
+def test_prefix_and_prompt_are_read_once_for_all_beams_and_the_text_is_the_same(name, prefix, request, monkeypatch,
+                                                                                settings):
+    (ours, plain), (once, often) = in_two_ways(request.getfixturevalue(name), monkeypatch, prefix, **settings)
+    assert ours == plain and len(set(map(str, plain))) > 1
+    rows = max(settings.get('num_beams', 1), settings.get('num_return_sequences', 1))
+    assert often[0] == 3 * rows and once == (3, often[1] - (rows > 1))
+
+
+def test_where_the_cache_cannot_be_repeated_it_is_said_once_and_the_text_is_the_same(folder, prefix, monkeypatch):
+    lm, told = build(folder), []
+    expected = lm.generate(prefix, PROMPTS, max_new_tokens=8, num_beams=3)
+    monkeypatch.setattr('mmblip2.models.language.base.print_log', lambda text, **kwargs: told.append(text))
+    monkeypatch.setattr(transformers.DynamicCache, 'batch_repeat_interleave',
+                        lambda cache, rows: (_ for _ in ()).throw(NotImplementedError()))
+    for _ in range(2):
+        assert lm.generate(prefix, PROMPTS, max_new_tokens=8, num_beams=3) == expected
+    assert len(told) == 1
+    assert 'OPTForCausalLM (DynamicCache) cannot be repeated: prefix and prompt are read once a beam' in told[0]
+
+
+def test_a_cache_that_the_caller_chooses_is_not_replaced(opt, prefix, monkeypatch):
+    monkeypatch.setattr(opt, '_read_once', lambda *args: pytest.fail('the cache was filled'))
+    opt.generate(prefix, PROMPTS, max_new_tokens=3, num_beams=2, use_cache=False)
+
+
+@pytest.mark.parametrize('with_prefix', [True, False])
+@pytest.mark.parametrize('can_keep', ['if the model can', False])
+def test_logits_are_computed_for_targets_alone(opt, prefix, monkeypatch, with_prefix, can_keep):
+    """Neither for the prefix, nor for prompts, nor for padding."""
+    seen = []
+    hook = opt.model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    if not can_keep:
+        monkeypatch.setattr(opt, '_can_keep', False)
+    prompts = ['a photo of', 'two', 'Question: what colour is it? Answer:']
+    loss, count = opt.loss(prefix if with_prefix else None, prompts, TARGETS)
+    hook.remove()
+    assert seen == [(count.item(), opt.model.config.vocab_size)]
+    expected = 0
+    for row, (prompt, target) in enumerate(zip(prompts, TARGETS)):
+        ids = opt.tokenizer(f'{prompt} {target}\n').input_ids
+        start = prefix[row:row + 1] if with_prefix else prefix[:1, :0]
+        first = len(opt.tokenizer(prompt).input_ids)
+        embeds = torch.cat([start, opt.embed(torch.tensor([ids]))], dim=1)
+        log_p = opt.model(inputs_embeds=embeds).logits[0].log_softmax(-1)[start.size(1) - 1 + first:-1]
+        expected = expected - log_p[torch.arange(len(ids) - first), ids[first:]].sum()
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)

@@ -261,3 +261,36 @@ def test_the_context_is_that_of_the_encoder(lm, prefix, monkeypatch):
     assert lm.max_context == 512
     embeds, _ = lm._encoder_input(prefix[:1], ['a photo of'], None)
     assert lm.count_context(prefix.size(1), 'a photo of', 1000) == embeds.size(1)
+
+
+@pytest.mark.parametrize('settings', [dict(num_beams=5), dict(num_beams=3, num_return_sequences=2), dict(num_beams=1),
+                                      dict(do_sample=True, num_return_sequences=3)],
+                         ids=['beams', 'best beams', 'greedy', 'samples'])
+@pytest.mark.parametrize('config', ['t5', 'bart'])
+def test_cross_attention_keys_are_computed_once_for_all_beams_and_the_text_is_the_same(folder, prefix, monkeypatch,
+                                                                                       config, settings):
+    lm = build(folder, T5 if config == 't5' else dict(BART, max_position_embeddings=64))
+    with torch.no_grad():
+        for table in lm.model.parameters():
+            table.mul_(3.)  # so that texts differ
+    seen, texts, rows = [], [], []
+    keys = next(part for name, part in lm.model.get_decoder().named_modules()
+                if name.endswith(('EncDecAttention.k', 'encoder_attn.k_proj')))
+    keys.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    for plain in (False, True):
+        if plain:
+            monkeypatch.setattr(lm, '_read_once', lambda *args: None)
+        seen.clear()
+        torch.manual_seed(3)
+        texts.append(lm.generate(prefix, PROMPTS, max_new_tokens=8, **settings))
+        rows.append(list(seen))
+    assert texts[0] == texts[1] and (config == 'bart' or len(set(map(str, texts[0]))) > 1)
+    assert rows == [[3], [3 * max(settings.get('num_beams', 1), settings.get('num_return_sequences', 1))]]
+
+
+def test_logits_are_computed_for_targets_alone(lm, prefix):
+    seen = []
+    hook = lm.model.get_output_embeddings().register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    _, count = lm.loss(prefix, PROMPTS, TARGETS)
+    hook.remove()
+    assert seen == [(count.item(), lm.model.config.vocab_size)]
