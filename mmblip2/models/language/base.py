@@ -209,7 +209,9 @@ class LanguageModel(nn.Module):
         refuse(generation_problems(kwargs, self.generate), 'generate of the language model')
         settings = search_settings(end_id, self.tokenizer.pad_token_id, max_new_tokens, num_beams, min_new_tokens,
                                    length_penalty, count, kwargs)
-        return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **settings)
+        # Processes do not wait for one another's texts: fsdp gathers the weights before an evaluation.
+        return self.model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, synced_gpus=False,
+                                   **settings)
 
     def _decode(self, rows, end_id, count=1):
         """Text of each row of ids up to its first ``end_id``; with ``count`` above 1 the texts of each ``count`` rows.
