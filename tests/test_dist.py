@@ -136,3 +136,13 @@ def test_a_preempted_torchrun_saves_once_and_goes_on_with_the_same_weights(tmp_p
     assert again.returncode == 0 and f'at iteration {stopped} ' in output, output[-3000:]
     found = final(tmp_path)
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_process_that_ends_or_hangs_is_reported_by_the_other(tmp_path):
+    subprocess.run([sys.executable, str(DATA / 'lost_run.py'), str(tmp_path)], capture_output=True, timeout=300,
+                   env=ENVIRONMENT)
+    for how in ('ends', 'hangs'):
+        said = (tmp_path / f'{how}.txt').read_text()
+        assert said.startswith('process 0 of 2 has lost another one') and '--resume' in said

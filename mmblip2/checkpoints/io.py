@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..utils.dist import local, shard_like, whole
 from ..utils.log import say
 from .blip import kind_of, other_decoder
 from .files import FOLDER_FILES, read_file, weights_file
@@ -340,15 +341,22 @@ def _frozen_keys(model):
 
 
 def saved_state(model):
-    """The tensors a checkpoint of ``model`` holds: its state dict without the frozen weights, on the CPU."""
+    """The tensors a checkpoint of ``model`` holds: its state dict without the frozen weights, on the CPU.
+
+    Every process has to call this if the model is divided among them.
+    """
+    scalars = getattr(model, 'sharded_scalars', ())
     frozen = _frozen_keys(model)
     tensors = {key: value for key, value in model.state_dict().items()
                if key not in frozen and isinstance(value, torch.Tensor)}
     copies: dict[tuple, torch.Tensor] = {}  # tied tensors stay tied in the file
     for key, value in tensors.items():
-        ident = (value.data_ptr(), value.shape, value.dtype)
-        copies.setdefault(ident, value.detach().cpu())
-        tensors[key] = copies[ident] if value.numel() else value.detach().cpu()
+        ident = (_address(value), value.shape, value.dtype)
+        if ident not in copies:
+            copies[ident] = whole(value.detach()).cpu()
+            if key in scalars:
+                copies[ident] = copies[ident].reshape(())
+        tensors[key] = copies[ident]
     return tensors
 
 
@@ -379,7 +387,8 @@ def _match(expected, state, path, checkpoint, droppable=(), may_lack=None):
             droppable_ = any(fnmatch(key, pattern) for pattern in droppable)
             (report.dropped if droppable_ else report.unexpected).append(key)
     shapes = [f'{key}: {tuple(state[key].shape)} in the file, {tuple(expected[key].shape)} in the model'
-              for key in report.matched if state[key].shape != expected[key].shape]
+              for key in report.matched if state[key].shape != expected[key].shape
+              and not (hasattr(expected[key], 'to_local') and expected[key].numel() == state[key].numel() == 1)]
     tied: dict[tuple, str] = {}
     torn = []
     for key in report.matched:
@@ -461,13 +470,14 @@ def _adapted(model, state):
 
 def _address(tensor):
     """Identity of the memory behind a tensor, the same for tied weights; unique for empty ones."""
-    return (tensor.data_ptr(), tensor.shape) if tensor.numel() else id(tensor)
+    own = local(tensor)
+    return (own.data_ptr(), tensor.shape) if own.numel() else id(tensor)
 
 
 @torch.no_grad()
 def _copy(expected, state, keys):
     for key in keys:
-        expected[key].copy_(state[key])
+        expected[key].copy_(shard_like(state[key], expected[key]))
 
 
 def load_weights(module, path, prefix=''):

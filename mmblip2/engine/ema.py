@@ -4,6 +4,7 @@ from mmengine.hooks import Hook
 
 from ..errors import ConfigError
 from ..registry import HOOKS
+from ..utils.dist import local, shard_like, whole
 
 
 @HOOKS.register_module()
@@ -42,7 +43,7 @@ class EMAHook(Hook):
         with torch.no_grad():
             self._average = {name: p.detach().clone() for name, p in trained.items()}
             for name, p in trained.items():
-                p.copy_(raw[name])
+                p.copy_(shard_like(raw[name], p))
 
     def before_train(self, runner):
         if not self._average:
@@ -54,7 +55,8 @@ class EMAHook(Hook):
             return
         trained = self._trained(runner)
         weight = 1. if runner.iter < self.begin_iter else self.momentum
-        torch._foreach_lerp_([self._average[name] for name in trained], [p.data for p in trained.values()], weight)
+        torch._foreach_lerp_([local(self._average[name]) for name in trained],
+                             [local(p.data) for p in trained.values()], weight)
 
     @torch.no_grad()
     def _swap(self, runner):
@@ -76,8 +78,14 @@ class EMAHook(Hook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         trained = self._trained(runner)
-        inside, outside = {name: p.detach().cpu() for name, p in trained.items()}, {
-            name: value.cpu() for name, value in self._average.items()}
+        scalars = getattr(runner.bare_model, 'sharded_scalars', ())
+
+        def in_file(name, value):
+            value = whole(value.detach()).cpu()
+            return value.reshape(()) if name in scalars else value
+
+        inside, outside = ({name: in_file(name, value) for name, value in values.items()}
+                           for values in (trained, self._average))
         raw, average = (outside, inside) if self._swapped else (inside, outside)
         names = {id(p): name for name, p in trained.items()}
         checkpoint['raw'] = {name: value.clone() for name, value in raw.items()}

@@ -243,7 +243,8 @@ class FiniteLossHook(Hook):
         path = Path(runner.work_dir, f'nonfinite_batch_rank{runner.rank}.json')
         try:
             self._write(path, runner.iter + 1, losses, data_batch if isinstance(data_batch, dict) else {})
-            where = f'its samples are listed in {path}, the batch is in {path.stem}.pth'
+            where = (f'its samples are listed in {path}, the batch is in {path.stem}.pth: torch.load("'
+                     f'{path.with_suffix(".pth")}", weights_only=True) gives its inputs and samples')
         except Exception as error:  # the loss matters more than the report
             where = f'its samples could not be written ({error})'
         raise FloatingPointError(f'the loss is not finite at iteration {runner.iter + 1} ({text}); {where}. Lower '

@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ..compat import log_to_file_only, quiet_console
 from ..datasets.web_stream import StreamLoader, is_stream
 from ..errors import CheckpointError, ConfigError
 from ..registry import LOOPS, METRICS, MODELS, RUNNERS
-from ..utils.dist import gather_objects
+from ..utils.dist import gather_objects, naming_lost_processes, whole
 from ..utils.env import describe_device, environment
+from . import fsdp
 from .activation_checkpointing import instead_of_mmengines
 from .bad_samples import BadSamplesHook
 from .cached_features import use_feature_caches
@@ -56,6 +58,7 @@ class Runner(_Runner):
       exclude=[])``;
     - resume and test refuse a checkpoint whose frozen parts are not those of the model;
     - several processes work on CPU (gloo);
+    - ``fsdp=dict(wrap=[...])`` divides the model among the processes instead of DDP (see ``mmblip2.engine.fsdp``);
     - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
     - a parameter schedule without ``end`` ends with the training;
     - bad samples that a data set replaced are counted (``BadSamplesHook``);
@@ -88,6 +91,7 @@ class Runner(_Runner):
         wrapper = cfg.get('optim_wrapper')
         if isinstance(wrapper, dict):
             wrapper.setdefault('constructor', 'TrainableOptimWrapperConstructor')
+        fsdp.check(cfg)
         notes = _parts_of_checkpoint(cfg)
         runner = super().from_cfg(cfg)
         runner._part_notes = notes
@@ -106,7 +110,9 @@ class Runner(_Runner):
                                   'environment: start it with tools/dist_train.sh (torchrun), or use '
                                   '--launcher none')
             os.environ.setdefault('LOCAL_RANK', '0')
-            dist.init_process_group('gloo', **_store_after_restart(self._launcher))
+            seconds = env_cfg.get('dist_cfg', {}).get('timeout')
+            timeout = None if seconds is None else timedelta(seconds=seconds)
+            dist.init_process_group('gloo', timeout=timeout, **_store_after_restart(self._launcher))
         elif self.distributed and not dist.is_initialized():
             fresh = _store_after_restart(self._launcher)
             env_cfg = {**env_cfg, 'dist_cfg': {**env_cfg.get('dist_cfg', {}), **fresh}} if fresh else env_cfg
@@ -133,6 +139,9 @@ class Runner(_Runner):
         merged = {**ours, **(hooks or {})}
         super().register_default_hooks({name: hook for name, hook in merged.items()
                                         if hook is not None or name not in ours})
+        if fsdp.is_sharded(self.model):
+            for hook in fsdp.GatherHook(), fsdp.ReleaseHook():
+                self.register_hook(hook)
 
     # ------------------------------------------------------------------------------------------ building
 
@@ -140,6 +149,8 @@ class Runner(_Runner):
         return MODELS.build(model) if isinstance(model, dict) else super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg, model):
+        if self.distributed and self.cfg.get('fsdp') is not None:
+            return fsdp.shard(model, self.cfg.fsdp.get('wrap', ()))
         if self.distributed and not torch.cuda.is_available() and not is_model_wrapper(model):
             options = dict(model_wrapper_cfg or {})
             options.pop('type', None)
@@ -158,7 +169,15 @@ class Runner(_Runner):
         """int: Iterations whose gradients make one update."""
         return getattr(self.optim_wrapper, '_accumulative_counts', 1)
 
+    def build_optim_wrapper(self, optim_wrapper):
+        wrapper = super().build_optim_wrapper(optim_wrapper)
+        if fsdp.is_sharded(self.model):
+            fsdp.adapt_clipping(wrapper)
+        return wrapper
+
     def _init_model_weights(self):
+        if fsdp.is_sharded(self.model):
+            return  # done before it was divided
         if hasattr(self.bare_model, 'frozen_parts'):
             self.bare_model.init_weights()
         else:
@@ -198,6 +217,8 @@ class Runner(_Runner):
             with random_state_kept():  # a validation changes no random number of the training
                 return run()
         except ValidationLeft as left:
+            if fsdp.is_sharded(self.model):
+                fsdp.release_weights(self.model)
             left.hook.stop(self)
 
     def build_test_loop(self, loop):
@@ -236,7 +257,7 @@ class Runner(_Runner):
         return super().build_param_scheduler(scheduler)
 
     def train(self):
-        with instead_of_mmengines():
+        with instead_of_mmengines(), naming_lost_processes():
             return super().train()
 
     def between_iterations(self):
@@ -274,6 +295,8 @@ class Runner(_Runner):
             size = loader.dataset.describe() if isinstance(loader, StreamLoader) else f'{len(loader.dataset)} samples'
             lines.append(f'batch {batch} = {loader.batch_size} x {self.world_size} processes x {window} '
                          f'accumulated; {size}, {self.max_iters} iterations')
+        if fsdp.is_sharded(self.model):
+            lines.append(fsdp.describe(self.model))
         size = _image_size(self.cfg.get('model'))
         if size:
             lines.append(f'image size {size}')
@@ -393,8 +416,10 @@ class Runner(_Runner):
             self.logger.warning(f'{filename}: the training data had {before} samples, now there are {now}: they come '
                                 'in another order, so that some come again or are left out')
         self._load_message_hub(checkpoint['message_hub'])
-        self.optim_wrapper.load_state_dict(
-            _by_index(checkpoint['optimizer'], self.bare_model, self.optim_wrapper, filename))
+        state = _by_index(checkpoint['optimizer'], self.bare_model, self.optim_wrapper, filename)
+        if fsdp.is_sharded(self.model):
+            state = fsdp.divided_state(state, self.optim_wrapper.optimizer)
+        self.optim_wrapper.load_state_dict(state)
         saved = checkpoint.get('param_schedulers', [])
         if len(saved) != len(self.param_schedulers or []):
             raise CheckpointError(f'{filename} has {len(saved)} parameter schedulers, the config has '
@@ -481,14 +506,14 @@ class Runner(_Runner):
         if isinstance(self._train_loop, SeekIterLoop):
             self._train_loop.gather_position()
         states = gather_objects(get_random_state())
-        if not is_main_process():
+        if not is_main_process() and not fsdp.is_sharded(self.model):
             return
         position = dict(epoch=self.epoch + 1, iter=self.iter) if by_epoch else dict(epoch=self.epoch,
                                                                                    iter=self.iter + 1)
         position.update(meta or {})
         model = self.bare_model
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
+            if parameter.requires_grad and not torch.isfinite(whole(parameter)).all():
                 raise FloatingPointError(f'{name} is not finite at iteration {position["iter"]}: {filename} is not '
                                          'written, earlier checkpoints are untouched. Lower '
                                          'optim_wrapper.optimizer.lr, or set optim_wrapper.clip_grad')
@@ -511,7 +536,8 @@ class Runner(_Runner):
             checkpoint['param_schedulers'] = [_plain(scheduler.state_dict())
                                               for scheduler in self.param_schedulers or []]
         self.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        io.write_checkpoint(checkpoint, Path(out_dir, filename))
+        if is_main_process():
+            io.write_checkpoint(checkpoint, Path(out_dir, filename))
 
     def _plain_message_hub(self):
         hub = self.message_hub
@@ -608,7 +634,11 @@ def _by_name(state, model, optim_wrapper):
     """Optimizer state with parameter names instead of numbers, so that another grouping can read it."""
     names = _parameter_names(model, optim_wrapper)
     state = dict(state)
-    state['state'] = {names[number]: _plain(value) for number, value in state['state'].items()}
+    scalars = getattr(model, 'sharded_scalars', ())
+    values = {names[number]: value for number, value in state['state'].items()}
+    if fsdp.is_sharded(model):
+        values = {name: fsdp.whole_state(value, name in scalars) for name, value in values.items()}
+    state['state'] = {name: _plain(value) for name, value in values.items()}
     state['param_groups'] = [{**_plain(group), 'params': [names[number] for number in group['params']]}
                              for group in state['param_groups']]
     return _cpu(state)

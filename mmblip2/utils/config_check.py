@@ -20,7 +20,7 @@ TOP_LEVEL = (
     'auto_scale_lr', 'default_hooks', 'custom_hooks', 'custom_imports', 'default_scope', 'env_cfg',
     'experiment_name', 'launcher', 'load_from', 'log_level', 'log_processor', 'randomness', 'resume',
     'visualizer', 'vis_backends', 'work_dir', 'compile', 'find_unused_parameters', 'model_wrapper_cfg',
-    'activation_checkpointing')
+    'activation_checkpointing', 'fsdp')
 _DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
                   'finite_loss', 'history', 'preempt', 'bad_samples')
 _LOADER_EXTRAS = ('collate_fn', 'dataset', 'num_batch_per_epoch', 'sampler', 'batch_sampler',
@@ -226,7 +226,7 @@ class _Checker:
         import mmblip2.datasets
         import mmblip2.engine
         import mmblip2.evaluation
-        import mmblip2.models  # noqa: F401
+        import mmblip2.models
         for path, problem in wrong_kinds(self.cfg):
             self.add(path, problem)
             if problem.startswith('expected a dict,'):
@@ -264,6 +264,8 @@ class _Checker:
                 self.item({'type': 'LogProcessor', **cfg.log_processor}, 'log_processor', root.LOG_PROCESSORS)
             self.parts(_dict(get('model')))
             self.image_sizes()
+            for path, problem in mmblip2.engine.fsdp.problems(self.cfg):
+                self.add(path, problem)
             self.save_best(root)
         return self.problems
 

@@ -1,4 +1,8 @@
 """Collectives that also work with one process and without a process group."""
+import re
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -80,6 +84,50 @@ def exchange_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         torch.Tensor: (N, ...).
     """
     return x[index] if world()[1] == 1 else _ExchangeRows.apply(x, index)
+
+
+_LOST = re.compile('closed by peer|reset by peer|broken pipe|timed out|timeout', re.IGNORECASE)
+
+
+@contextmanager
+def naming_lost_processes():
+    """Say in plain words what torch reports when another process has ended or does not answer.
+
+    One that ends is noticed at the next exchange; one that hangs after ``env_cfg.dist_cfg.timeout`` seconds (30 minutes
+    with gloo, 10 with NCCL, where torch ends the process).
+
+    Raises:
+        RuntimeError: In place of torch's.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        rank, size = world()
+        if size == 1 or not _LOST.search(str(error)):
+            raise
+        raise RuntimeError(f'process {rank} of {size} has lost another one, which ended or does not answer: the reason '
+                           'is in the output of that process (killed without a word: often the memory of its host). '
+                           'Checkpoints are whole; --resume goes on from the newest, and torchrun --max-restarts=N '
+                           'does so by itself') from error
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    """All of a tensor that is divided among processes (every one has to call this); others as they are."""
+    return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor
+
+
+def local(tensor: Any) -> torch.Tensor:
+    """What this process holds of a divided tensor, the same memory; others as they are."""
+    return tensor.detach().to_local() if hasattr(tensor, 'to_local') else tensor
+
+
+def shard_like(value: torch.Tensor, target: Any) -> torch.Tensor:
+    """``value``, which every process has, divided as ``target`` is; as it is where ``target`` is not divided."""
+    if not hasattr(target, 'to_local'):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+    value = value.reshape(target.shape).to(target.device)
+    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
 
 
 def gather_objects(obj) -> list:

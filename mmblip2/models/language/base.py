@@ -219,7 +219,8 @@ class LanguageModel(nn.Module):
         if rows > 1 and not _OWN_CACHE.intersection(kwargs):
             with torch.no_grad():
                 inputs = self._read_once(inputs_embeds, attention_mask, rows) or inputs
-        return self.model.generate(**inputs, **settings)
+        # Processes do not wait for one another's texts: fsdp gathers the weights before an evaluation.
+        return self.model.generate(**inputs, synced_gpus=False, **settings)
 
     def _read_once(self, inputs_embeds, attention_mask, rows):
         """Inputs of ``generate`` in which prefix and prompt have been read once a sample, for ``rows`` beams or samples

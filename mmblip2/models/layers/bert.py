@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmblip2.errors import ConfigError
+from mmblip2.utils.dist import whole
 
 from .attention import Attention, KeyValue
 
@@ -148,7 +149,7 @@ class BertTower(nn.Module):
         added = self.vocab_size - len(table)
         if not 0 < added <= _ADDED_WORDS:
             return state, []
-        own = self.word_embeddings.weight[-added:].detach()
+        own = whole(self.word_embeddings.weight)[-added:].detach()
         drawn = not own.is_meta  # a model that is converted has no values of its own
         own = own.to(table) if drawn else table.new_zeros(own.shape)
         return ({**state, 'word_embeddings.weight': torch.cat([table, own])},
