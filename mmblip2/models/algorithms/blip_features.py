@@ -14,11 +14,12 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
 from ..tokenizers import TextBatch
-from .base import EncodedImages, VisionLanguageModel, check_text_fits
+from .base import EncodedImages, check_text_fits
+from .features import Features
 
 
 @MODELS.register_module()
-class BlipFeatures(VisionLanguageModel):
+class BlipFeatures(Features):
     """A part of BLIP for its features alone; it is not trained.
 
     =========================  ==================================================
@@ -41,6 +42,9 @@ class BlipFeatures(VisionLanguageModel):
     Raises:
         ConfigError: There is neither ``vision`` nor ``text_encoder``, or what is there does not fit together.
     """
+
+    project = 'BLIP'
+    trained = 'take a BlipRepresentation or a BlipGeneration'
 
     def __init__(self, vision: nn.Module | None = None, text_encoder: nn.Module | None = None, tokenizer=None,
                  embed_dim: int | None = None, max_text_len: int = 512, frozen: Sequence[str] = (),
@@ -65,28 +69,6 @@ class BlipFeatures(VisionLanguageModel):
             self.vision_projection = nn.Linear(self.vision.embed_dim, embed_dim, bias=False)
             self.text_projection = nn.Linear(width, embed_dim, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(2.6592))
-
-    def encode_image(self, images: torch.Tensor) -> EncodedImages:
-        """Patches of images, and the text encoder's keys and values (none without one).
-
-        Args:
-            images: float (B, 3, H, W), normalised pixels.
-
-        Raises:
-            ConfigError: There is no vision encoder.
-        """
-        self._need('vision', 'vision encoder')
-        patches = self.vision(images).float()
-        return EncodedImages(patches, self.project_image(patches) if self.text_encoder is not None else [])
-
-    def tokenize(self, texts: list[str], device=None) -> TextBatch:
-        """Token ids of texts, at most ``max_text_len`` long.
-
-        Raises:
-            ConfigError: The model reads no text.
-        """
-        self._need('tokenizer', 'text encoder')
-        return self.tokenizer(texts, self.max_text_len, device)
 
     @torch.no_grad()
     def pooled_image(self, encoded: EncodedImages) -> torch.Tensor:
@@ -146,15 +128,3 @@ class BlipFeatures(VisionLanguageModel):
             ConfigError: There are no projections.
         """
         return self.logit_scale.exp() * self.image_features(encoded) @ self.text_features(text).T
-
-    def loss(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('BlipFeatures is not trained: take a BlipRepresentation or a BlipGeneration')
-
-    def predict(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('BlipFeatures has features only: call encode_image, image_features or text_features')
-
-    def _need(self, name, what):
-        if getattr(self, name, None) is None:
-            raise ConfigError(f'this BlipFeatures has no {what}: it was built from a part of BLIP without')
