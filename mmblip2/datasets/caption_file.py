@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from mmblip2.errors import ConfigError, DataError
 
-from .files import are_objects, parse_image_id, read_json, wrong_layout
+from .files import are_objects, check_ids, parse_image_id, read_json, wrong_layout
 
 LAYOUTS = ('the COCO layout {"images": [{"id", "file_name"}, ...], '
            '"annotations": [{"image_id", "caption"}, ...]}',
@@ -91,6 +91,8 @@ def _read_coco(path, content, image_folder, captions_required):
     if not are_objects(annotations, 'image_id', 'caption') or not all(
             isinstance(annotation['caption'], str) for annotation in annotations):
         raise wrong_layout(path, annotations, LAYOUTS)
+    check_ids(path, content['images'], 'id')
+    check_ids(path, annotations, 'image_id')
     captions: dict[int | str, list[str]] = {image['id']: [] for image in content['images']}
     unknown = [annotation for annotation in annotations if annotation['image_id'] not in captions]
     if unknown:

@@ -4,7 +4,7 @@ from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
 from .caption_file import read_captions
-from .files import are_objects, read_json, wrong_layout
+from .files import are_objects, check_ids, read_json, wrong_layout
 from .question_lists import GenomeImages
 
 _DOMAINS = ('in-domain', 'near-domain', 'out-domain')
@@ -92,6 +92,7 @@ class VisualGenomeCaption(ImageTextDataset):
             images = GenomeImages(self.data_prefix['img_path'])
             named = []
             for item in content:
+                check_ids(self.ann_file, item['regions'], 'image_id')
                 if item['regions']:
                     image_id = item['regions'][0]['image_id']
                     named.append((image_id, images.path(image_id), [region['phrase'] for region in item['regions']]))

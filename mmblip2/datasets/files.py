@@ -63,6 +63,24 @@ def are_objects(value, *required) -> TypeGuard[list[dict]]:
         isinstance(item, dict) and all(key in item for key in required) for item in value)
 
 
+def check_ids(path, items, *keys):
+    """Refuse ids that are neither whole numbers nor texts: lists, objects, null, fractions.
+
+    Args:
+        path (str): The file.
+        items (Iterable[dict]): Its objects, or rows made from them, in order; an absent key is no fault.
+        keys (str): Keys of the ids.
+
+    Raises:
+        DataError: Names file, entry, key and what it has.
+    """
+    for number, item in enumerate(items):
+        for key in keys:
+            if key in item and (not isinstance(item[key], (int, str)) or isinstance(item[key], bool)):
+                raise DataError(f'{path}: {key!r} of entry {number} is {item[key]!r:.60} ({type(item[key]).__name__}), '
+                                'expected a whole number or a text')
+
+
 def parse_image_id(image_id, image):
     """The id of an image, such that it equals the official COCO ground truth's where there is one.
 

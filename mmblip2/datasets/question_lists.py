@@ -6,8 +6,8 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .files import are_objects, read_json, wrong_layout
-from .vqa import answered_rows, are_full, are_texts, read_question_list
+from .files import are_objects, check_ids, read_json, wrong_layout
+from .vqa import answered_rows, are_full, are_texts, image_name, read_question_list
 
 
 class QuestionList(ImageTextDataset):
@@ -99,12 +99,13 @@ class AOKVQA(QuestionList):
     def rows(self, content):
         if not are_objects(content, 'image_id', 'question_id', 'question'):
             return None
+        check_ids(self.ann_file, content, 'image_id', 'question_id')
         kept = [item for item in content if not (self.skip_difficult and item.get('difficult_direct_answer'))]
         if len(kept) < len(content):
             self._warn(f'{len(content) - len(kept)} of {len(content)} questions are difficult to answer directly: left '
                        'out, as skip_difficult says')
         return [dict(question=item['question'], question_id=item['question_id'], image_id=item['image_id'],
-                     img_path=self.image_path(self.image_template.format(item['image_id'])),
+                     img_path=self.image_path(image_name(self, item['image_id'])),
                      gt_answer=item.get('direct_answers') or []) for item in kept]
 
 

@@ -1,5 +1,10 @@
+import json
+import re
+
 import pytest
 
+
+from mmblip2 import datasets
 from mmblip2.datasets.files import describe, parse_image_id, read_json
 from mmblip2.errors import DataError
 
@@ -40,3 +45,46 @@ def test_values_are_described_in_a_few_words():
     assert describe([{'a': 1}, 2]) == "a list of 2, the first of which is an object with keys ['a']"
     assert describe([]) == 'an empty list' and describe(None) == 'None'
     assert describe('x' * 99) == "'" + 'x' * 59
+
+
+COCO = dict(images=[dict(id=7, file_name='7.jpg')], annotations=[dict(image_id=7, caption='a')])
+ASKED = [dict(image='7.jpg', question='x?', answer='y', question_id=1, image_id=7)]
+OFFICIAL = dict(questions=[dict(question_id=1, image_id=7, question='x?')])
+
+
+@pytest.mark.parametrize('value', [[1], {}, None, 1.5, True], ids=repr)
+@pytest.mark.parametrize('kind, content, path, key', [
+    ('COCOCaption', COCO, ('images', 0), 'id'), ('COCOCaption', COCO, ('annotations', 0), 'image_id'),
+    ('COCOVQA', OFFICIAL, ('questions', 0), 'question_id'), ('COCOVQA', OFFICIAL, ('questions', 0), 'image_id'),
+    ('COCOVQA', ASKED, (0, ), 'question_id'),
+    ('AOKVQA', [dict(image_id=7, question_id='a', question='x', direct_answers=['y'])], (0, ), 'image_id'),
+    ('GQA', {'5': dict(imageId=7, question='x', answer='y')}, ('5', ), 'imageId'),
+    ('TextVQA', dict(data=[dict(question_id=1, image_id='7', question='x', answers=['y'])]), ('data', 0), 'question_id'),
+    ('VisualGenomeQA', [dict(id=7, qas=[dict(qa_id=1, image_id=7, question='x', answer='y')])], (0, 'qas', 0), 'qa_id'),
+    ('VisualGenomeCaption', [dict(id=7, regions=[dict(image_id=7, phrase='x')])], (0, 'regions', 0), 'image_id'),
+    ('NLVR2', [dict(images=['a', 'b'], sentence='x', label='True', identifier=3)], (0, ), 'identifier')])
+def test_ids_of_another_type_are_named_with_their_file(tmp_path, kind, content, path, key, value):
+    content = json.loads(json.dumps(content))
+    item = content
+    for step in path:
+        item = item[step]
+    item[key] = value
+    (tmp_path / 'bad.json').write_text(json.dumps(content))
+    file = dict(question_file='bad.json') if kind == 'COCOVQA' else dict(ann_file='bad.json')
+    shown = {'imageId': 'image_id', 'qa_id': 'question_id'}.get(key, key)
+    with pytest.raises(DataError, match=rf"bad\.json: '{shown}' of entry 0 is {re.escape(repr(value))} "
+                                        r'\(\w+\), expected a whole number or a text'):
+        getattr(datasets, kind)(data_root=str(tmp_path), test_mode=True, **file)
+
+
+def test_image_ids_as_texts_fit_templates_of_numbers(tmp_path):
+    (tmp_path / '000000000007.jpg').touch()
+    file = tmp_path / 'a.json'
+    for image_id in (7, '7', 'seven'):
+        file.write_text(json.dumps([dict(image_id=image_id, question_id='a', question='x', direct_answers=['y'])]))
+        if image_id != 'seven':
+            assert datasets.AOKVQA(ann_file=str(file), data_prefix=dict(img_path=str(tmp_path)))[0][
+                'img_path'].endswith('/000000000007.jpg')
+            continue
+        with pytest.raises(DataError, match="a.json: image_id 'seven' does not fit image_template '{:012d}.jpg'"):
+            datasets.AOKVQA(ann_file=str(file), data_prefix=dict(img_path=str(tmp_path)))
