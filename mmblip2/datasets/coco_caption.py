@@ -131,7 +131,8 @@ class NoCaps(COCOCaption):
         images = super().read_images()
         if self.domain is None:
             return images
-        domains = {image['id']: image.get('domain') for image in read_json(self.ann_file)['images']}
+        content = read_json(self.ann_file)
+        domains = {image['id']: image.get('domain') for image in content['images']} if isinstance(content, dict) else {}
         if not any(domains.values()):
             raise ConfigError(f'{self.ann_file} says nothing of domains: leave domain={self.domain!r} out')
         return [image for image in images if domains[image.image_id] == self.domain]

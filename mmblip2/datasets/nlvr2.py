@@ -74,7 +74,7 @@ def _read(path):
         raise DataError(f'{path} is not JSON, and neither are its lines: {error}') from None
     for item in content:
         if not are_objects([item], 'sentence') or not isinstance(item['sentence'], str) or not (
-                'images' in item or str(item.get('identifier', '')).count('-') >= 2):
+                item.get('images') is not None or str(item.get('identifier', '')).count('-') >= 2):
             raise wrong_layout(path, item, _LAYOUTS)
     return content
 

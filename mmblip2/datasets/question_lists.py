@@ -66,7 +66,7 @@ class GQA(QuestionList):
             return None
         rows = []
         for question_id, item in content.items():
-            types = item.get('types') or {}
+            types = item['types'] if isinstance(item.get('types'), dict) else {}
             row = dict(question=item['question'], question_id=question_id, image_id=item['imageId'],
                        img_path=self.image_path(f'{item["imageId"]}.jpg'),
                        gt_answer=[item['answer']] if 'answer' in item else [])

@@ -92,9 +92,10 @@ class COCOVQA(ImageTextDataset):
         check_ids(self.ann_file, annotations, 'question_id')
         fields = {}
         for annotation in annotations:
-            if not are_objects(annotation['answers'], 'answer'):
+            answers = [answer['answer'] for answer in annotation['answers']] if are_objects(
+                annotation['answers'], 'answer') else None
+            if not are_texts(answers):
                 raise wrong_layout(self.ann_file, annotation, _ANSWERS)
-            answers = [answer['answer'] for answer in annotation['answers']]
             found = {key: annotation[key] for key in ('question_type', 'answer_type') if key in annotation}
             if are_full(answers):
                 found.update(gt_answer=answers, **same_annotators(annotation['answers']))
@@ -160,7 +161,7 @@ def read_question_list(dataset, content):
     for index, item in enumerate(content):
         answers = item.get('answer', [])
         rows.append(dict(question=item['question'], question_id=item.get('question_id', index),
-                         image_id=parse_image_id(item.get('image_id'), item['image']),
+                         image_id=parse_image_id(item.get('image_id'), item['image'], dataset.source),
                          img_path=dataset.image_path(item['image']),
                          gt_answer=[answers] if isinstance(answers, str) else answers))
     return rows
