@@ -139,9 +139,18 @@ class GenomeImages:
 
     def __init__(self, folder):
         self.folder = folder
-        self.second = set(os.listdir(os.path.join(folder, 'VG_100K_2'))
-                          ) if os.path.isdir(os.path.join(folder, 'VG_100K_2')) else set()
+        self.first, self.second = (set(os.listdir(path)) if os.path.isdir(path) else set() for path in (
+            os.path.join(folder, name) for name in ('VG_100K', 'VG_100K_2')))
         self.two = bool(self.second) or os.path.isdir(os.path.join(folder, 'VG_100K'))
+
+    def find(self, image):
+        """str: The path of an image that a list of LAVIS names with a folder of its authors: in the two folders by its
+        name alone where they have it, else below ``folder`` as written."""
+        name = os.path.basename(image)
+        for folder, names in (('VG_100K_2', self.second), ('VG_100K', self.first)):
+            if name in names:
+                return os.path.join(self.folder, folder, name)
+        return os.path.join(self.folder, image)
 
     def path(self, image_id):
         """str: Below ``folder``."""
@@ -157,7 +166,8 @@ class VisualGenomeQA(QuestionList):
 
     Args:
         ann_file (str): ``question_answers.json``, or LAVIS's ``vg_qa.json``. Images are ``<image_id>.jpg`` in the
-            folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly.
+            folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly; those of LAVIS's list are found in
+            the two folders by their name, else where the list says.
         answer_weight (float): What an answer counts where all of VQAv2's answers of a question together count 1
             (``VQAPrompt(every_answer=True)``): 0.2 in BLIP's code, 1 in LAVIS.
         **kwargs: See ``ImageTextDataset``.
@@ -178,13 +188,17 @@ class VisualGenomeQA(QuestionList):
         """Returns:
             list[dict]: One row a question, with ``answer_weight``.
         """
+        self.images = GenomeImages(self.data_prefix['img_path'])
         return [dict(row, answer_weight=self.answer_weight) for row in super().load_data_list()]
+
+    def image_path(self, image):
+        super().image_path(image)  # refuses what is no text
+        return self.images.find(image)
 
     def rows(self, content):
         if not are_objects(content, 'qas') or not all(
                 are_objects(item['qas'], 'qa_id', 'image_id', 'question', 'answer') for item in content):
             return None
-        images = GenomeImages(self.data_prefix['img_path'])
         return [dict(question=qa['question'], question_id=qa['qa_id'], image_id=qa['image_id'],
-                     img_path=images.path(qa['image_id']), gt_answer=[qa['answer']])
+                     img_path=self.images.path(qa['image_id']), gt_answer=[qa['answer']])
                 for item in content for qa in item['qas']]
