@@ -1,10 +1,12 @@
 """Every shipped config passes the check, its model and pipelines agree, and its model builds without any file."""
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.config import Config
 
 from mmblip2.checkpoints.sources import PUBLISHED
 from mmblip2.utils import config_check
@@ -366,3 +368,36 @@ def test_every_published_file_has_a_name():
            'blip-itm-base-coco', 'blip-itm-large-coco', 'blip-itm-base-flickr', 'blip-itm-large-flickr']
     assert {f'https://huggingface.co/Salesforce/{name}' for name in hub} <= named
     assert all(entry['Name'] in hub for entry in entries() if 'huggingface.co' in (entry.get('Weights') or ''))
+
+
+def annotation_files(node, root=''):
+    """Every annotation file in a config, below the data root of its data set."""
+    if isinstance(node, dict):
+        root = node.get('data_root') or root
+        for key in ('ann_file', 'question_file', 'candidates'):
+            if isinstance(node.get(key), str) and node[key]:
+                yield os.path.normpath(os.path.join('' if key == 'candidates' else root, node[key]))
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from annotation_files(item, root)
+
+
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name != 'quickstart'],
+                         ids=lambda path: f'{path.parent.name}/{path.stem}')
+def test_annotation_files_are_said_to_be_prepared_or_described(path):
+    """The trees of docs/dataset_prepare.md, which the tests of the tools compare with what they write, or the README
+    beside the config."""
+    page = (ROOT / 'docs' / 'dataset_prepare.md').read_text(encoding='utf-8')
+    prepared = {}
+    for block in re.findall(r'```text\n(data/.*?)```', page, re.S):
+        prepared.setdefault(block.split()[0].split('/')[1], set()).update(block.split())
+    readme = path.with_name('README.md')
+    words = readme.read_text(encoding='utf-8').split() if readme.is_file() else []
+    described = {re.sub(r'{.*?}', name, word) for word in words
+                 for name in (re.findall(r'{(.*?)}', word) or [''])[0].split(',')}
+    cfg = Config.fromfile(path)
+    for file in annotation_files([cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')] + [
+            cfg.get('model')]):
+        home = file.split('/')[1]
+        assert Path(file).name in prepared.get(home, ()) or file in described, file

@@ -224,6 +224,9 @@ class ImageTextDataset(BaseDataset):
                 if not texts and texts != '':  # absent, or no references at all
                     continue
                 listed = [texts] if isinstance(texts, str) else texts
+                if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+                    raise DataError(f'{self.source}: {key} of image id {row.get("image_id")!r} is {texts!r:.60}, '
+                                    'expected a text or a list of texts')
                 full = [text for text in listed if not is_empty(text)]
                 if len(full) < len(listed):
                     num_empty += len(listed) - len(full)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from mmblip2.errors import ConfigError, DataError
 
-from .files import are_objects, parse_image_id, read_json, wrong_layout
+from .files import are_objects, check_ids, parse_image_id, read_json, wrong_layout
 
 LAYOUTS = ('the COCO layout {"images": [{"id", "file_name"}, ...], '
            '"annotations": [{"image_id", "caption"}, ...]}',
@@ -51,6 +51,9 @@ def read_captions(path, image_folder, captions_required=True, split=None):
 
 
 def _read_karpathy(path, images, split):
+    for image in images:
+        if not all(isinstance(image.get(key, ''), str) for key in ('filename', 'split', 'filepath')):
+            raise wrong_layout(path, image, LAYOUTS)
     found = sorted({image['split'] for image in images})
     if split is None:
         raise ConfigError(f'{path} has the splits {", ".join(found)}: set split to one of them')
@@ -64,7 +67,7 @@ def _read_karpathy(path, images, split):
         if not are_objects(image['sentences'], 'raw'):
             raise wrong_layout(path, image, LAYOUTS)
         name = os.path.join(image.get('filepath', ''), image['filename'])
-        result.append(CaptionedImage(parse_image_id(image.get('cocoid'), name), name,
+        result.append(CaptionedImage(parse_image_id(image.get('cocoid'), name, path), name,
                                      [sentence['raw'] for sentence in image['sentences']]))
     return result
 
@@ -78,7 +81,7 @@ def _read_list(path, items, captions_required):
         captions = [captions] if isinstance(captions, str) else captions
         if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
             raise wrong_layout(path, item, LAYOUTS)
-        image_id = parse_image_id(item.get('image_id'), item['image'])
+        image_id = parse_image_id(item.get('image_id'), item['image'], path)
         # The image is part of the key so that an id used twice reaches the check of the data set.
         images.setdefault((image_id, item['image']), []).extend(captions)
     return [CaptionedImage(image_id, image, captions) for (image_id, image), captions in images.items()]
@@ -91,6 +94,8 @@ def _read_coco(path, content, image_folder, captions_required):
     if not are_objects(annotations, 'image_id', 'caption') or not all(
             isinstance(annotation['caption'], str) for annotation in annotations):
         raise wrong_layout(path, annotations, LAYOUTS)
+    check_ids(path, content['images'], 'id')
+    check_ids(path, annotations, 'image_id')
     captions: dict[int | str, list[str]] = {image['id']: [] for image in content['images']}
     unknown = [annotation for annotation in annotations if annotation['image_id'] not in captions]
     if unknown:
@@ -114,7 +119,8 @@ def _coco_naming(path, images, image_folder):
     def from_url(image):
         return '/'.join(image['coco_url'].split('/')[-2:])
 
-    named, linked = are_objects(images, 'file_name'), are_objects(images, 'coco_url')
+    named, linked = are_objects(images, 'file_name'), are_objects(images, 'coco_url') and all(
+        isinstance(image['coco_url'], str) for image in images)
     if not named and not linked:
         raise wrong_layout(path, images, LAYOUTS)
     below_split = images and linked and os.path.isfile(os.path.join(image_folder, from_url(images[0])))

@@ -4,7 +4,7 @@ from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
 from .caption_file import read_captions
-from .files import are_objects, read_json, wrong_layout
+from .files import are_objects, check_ids, read_json, wrong_layout
 from .question_lists import GenomeImages
 
 _DOMAINS = ('in-domain', 'near-domain', 'out-domain')
@@ -72,7 +72,8 @@ class VisualGenomeCaption(ImageTextDataset):
 
     Args:
         ann_file (str): ``region_descriptions.json``, or LAVIS's ``vg_caption.json``. Images are ``<image_id>.jpg`` in
-            the folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly.
+            the folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly; those of LAVIS's list are found
+            in the two folders by their name, else where the list says.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
@@ -83,15 +84,15 @@ class VisualGenomeCaption(ImageTextDataset):
         """Returns:
             list[dict]: ``image_id``, ``img_path`` and ``caption`` or ``gt_caption``.
         """
-        content = read_json(self.ann_file)
+        content, images = read_json(self.ann_file), GenomeImages(self.data_prefix['img_path'])
         if are_objects(content, 'image'):
-            named = [(image.image_id, self.image_path(image.image), image.captions)
+            named = [(image.image_id, images.find(image.image), image.captions)
                      for image in read_captions(self.ann_file, self.data_prefix['img_path'])]
         elif are_objects(content, 'regions') and all(
                 are_objects(item['regions'], 'image_id', 'phrase') for item in content):
-            images = GenomeImages(self.data_prefix['img_path'])
             named = []
             for item in content:
+                check_ids(self.ann_file, item['regions'], 'image_id')
                 if item['regions']:
                     image_id = item['regions'][0]['image_id']
                     named.append((image_id, images.path(image_id), [region['phrase'] for region in item['regions']]))
@@ -130,7 +131,8 @@ class NoCaps(COCOCaption):
         images = super().read_images()
         if self.domain is None:
             return images
-        domains = {image['id']: image.get('domain') for image in read_json(self.ann_file)['images']}
+        content = read_json(self.ann_file)
+        domains = {image['id']: image.get('domain') for image in content['images']} if isinstance(content, dict) else {}
         if not any(domains.values()):
             raise ConfigError(f'{self.ann_file} says nothing of domains: leave domain={self.domain!r} out')
         return [image for image in images if domains[image.image_id] == self.domain]

@@ -63,7 +63,25 @@ def are_objects(value, *required) -> TypeGuard[list[dict]]:
         isinstance(item, dict) and all(key in item for key in required) for item in value)
 
 
-def parse_image_id(image_id, image):
+def check_ids(path, items, *keys):
+    """Refuse ids that are neither whole numbers nor texts: lists, objects, null, fractions.
+
+    Args:
+        path (str): The file.
+        items (Iterable[dict]): Its objects, or rows made from them, in order; an absent key is no fault.
+        keys (str): Keys of the ids.
+
+    Raises:
+        DataError: Names file, entry, key and what it has.
+    """
+    for number, item in enumerate(items):
+        for key in keys:
+            if key in item and (not isinstance(item[key], (int, str)) or isinstance(item[key], bool)):
+                raise DataError(f'{path}: {key!r} of entry {number} is {item[key]!r:.60} ({type(item[key]).__name__}), '
+                                'expected a whole number or a text')
+
+
+def parse_image_id(image_id, image, path):
     """The id of an image, such that it equals the official COCO ground truth's where there is one.
 
     ``'coco_391895'`` (LAVIS) and ``'391895'`` become the integer 391895, any other id stays as it is. Without
@@ -73,6 +91,7 @@ def parse_image_id(image_id, image):
     Args:
         image_id (int | str | None): The annotated id.
         image (str): The path of the image.
+        path (str): The annotation file, for the message.
 
     Returns:
         int | str: The id.
@@ -81,8 +100,8 @@ def parse_image_id(image_id, image):
         DataError: One of the two is of another type.
     """
     if not isinstance(image, str) or not isinstance(image_id, (int, str, type(None))):
-        raise DataError(f'an image is named by a text and its id is a text or a whole number: got {image!r:.60} with '
-                        f'the image_id {image_id!r:.60}')
+        raise DataError(f'{path}: an image is named by a text and its id is a text or a whole number: got '
+                        f'{image!r:.60} with the image_id {image_id!r:.60}')
     pattern = r'(?:coco_)?(\d+)'
     if image_id is None:
         image_id, pattern = os.path.splitext(os.path.basename(image))[0], r'(?:COCO_\w+_)?(\d+)'

@@ -57,7 +57,7 @@ class ImageTextPairs(ImageTextDataset):
 
     def _image_id(self, item):
         image, image_id = item[self.image_key], item.get('image_id')
-        return image if image_id in (None, '') else parse_image_id(image_id, image)
+        return image if image_id in (None, '') else parse_image_id(image_id, image, self.ann_file)
 
     def _captions(self, item):
         captions: list[str] = []

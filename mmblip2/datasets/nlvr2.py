@@ -7,7 +7,7 @@ from mmblip2.errors import DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .files import are_objects, open_text, wrong_layout
+from .files import are_objects, check_ids, open_text, wrong_layout
 
 _LAYOUTS = ('lines {"identifier", "sentence", "label"} as published',
             'the list of BLIP [{"images" (two), "sentence", "label"}, ...]')
@@ -42,8 +42,9 @@ def read_statements(path):
         DataError: No such file, another layout, a label that is neither true nor false, an item with one image or
             three, an identifier that occurs twice.
     """
-    found = []
-    for number, item in enumerate(_read(path)):
+    items, found = _read(path), []
+    check_ids(path, items, 'identifier')
+    for number, item in enumerate(items):
         label = item.get('label')
         if label is not None and str(label).lower() not in _LABELS:
             raise DataError(f'{path}: label of item {number} is {label!r}, expected "True" or "False"')
@@ -73,7 +74,7 @@ def _read(path):
         raise DataError(f'{path} is not JSON, and neither are its lines: {error}') from None
     for item in content:
         if not are_objects([item], 'sentence') or not isinstance(item['sentence'], str) or not (
-                'images' in item or str(item.get('identifier', '')).count('-') >= 2):
+                item.get('images') is not None or str(item.get('identifier', '')).count('-') >= 2):
             raise wrong_layout(path, item, _LAYOUTS)
     return content
 

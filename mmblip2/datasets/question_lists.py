@@ -6,8 +6,8 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .files import are_objects, read_json, wrong_layout
-from .vqa import answered_rows, are_full, are_texts, read_question_list
+from .files import are_objects, check_ids, read_json, wrong_layout
+from .vqa import answered_rows, are_full, are_texts, image_name, read_question_list
 
 
 class QuestionList(ImageTextDataset):
@@ -66,7 +66,7 @@ class GQA(QuestionList):
             return None
         rows = []
         for question_id, item in content.items():
-            types = item.get('types') or {}
+            types = item['types'] if isinstance(item.get('types'), dict) else {}
             row = dict(question=item['question'], question_id=question_id, image_id=item['imageId'],
                        img_path=self.image_path(f'{item["imageId"]}.jpg'),
                        gt_answer=[item['answer']] if 'answer' in item else [])
@@ -99,12 +99,13 @@ class AOKVQA(QuestionList):
     def rows(self, content):
         if not are_objects(content, 'image_id', 'question_id', 'question'):
             return None
+        check_ids(self.ann_file, content, 'image_id', 'question_id')
         kept = [item for item in content if not (self.skip_difficult and item.get('difficult_direct_answer'))]
         if len(kept) < len(content):
             self._warn(f'{len(content) - len(kept)} of {len(content)} questions are difficult to answer directly: left '
                        'out, as skip_difficult says')
         return [dict(question=item['question'], question_id=item['question_id'], image_id=item['image_id'],
-                     img_path=self.image_path(self.image_template.format(item['image_id'])),
+                     img_path=self.image_path(image_name(self, item['image_id'])),
                      gt_answer=item.get('direct_answers') or []) for item in kept]
 
 
@@ -138,9 +139,18 @@ class GenomeImages:
 
     def __init__(self, folder):
         self.folder = folder
-        self.second = set(os.listdir(os.path.join(folder, 'VG_100K_2'))
-                          ) if os.path.isdir(os.path.join(folder, 'VG_100K_2')) else set()
+        self.first, self.second = (set(os.listdir(path)) if os.path.isdir(path) else set() for path in (
+            os.path.join(folder, name) for name in ('VG_100K', 'VG_100K_2')))
         self.two = bool(self.second) or os.path.isdir(os.path.join(folder, 'VG_100K'))
+
+    def find(self, image):
+        """str: The path of an image that a list of LAVIS names with a folder of its authors: in the two folders by its
+        name alone where they have it, else below ``folder`` as written."""
+        name = os.path.basename(image)
+        for folder, names in (('VG_100K_2', self.second), ('VG_100K', self.first)):
+            if name in names:
+                return os.path.join(self.folder, folder, name)
+        return os.path.join(self.folder, image)
 
     def path(self, image_id):
         """str: Below ``folder``."""
@@ -156,7 +166,8 @@ class VisualGenomeQA(QuestionList):
 
     Args:
         ann_file (str): ``question_answers.json``, or LAVIS's ``vg_qa.json``. Images are ``<image_id>.jpg`` in the
-            folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly.
+            folders VG_100K and VG_100K_2 below ``data_prefix``, or there directly; those of LAVIS's list are found in
+            the two folders by their name, else where the list says.
         answer_weight (float): What an answer counts where all of VQAv2's answers of a question together count 1
             (``VQAPrompt(every_answer=True)``): 0.2 in BLIP's code, 1 in LAVIS.
         **kwargs: See ``ImageTextDataset``.
@@ -177,13 +188,17 @@ class VisualGenomeQA(QuestionList):
         """Returns:
             list[dict]: One row a question, with ``answer_weight``.
         """
+        self.images = GenomeImages(self.data_prefix['img_path'])
         return [dict(row, answer_weight=self.answer_weight) for row in super().load_data_list()]
+
+    def image_path(self, image):
+        super().image_path(image)  # refuses what is no text
+        return self.images.find(image)
 
     def rows(self, content):
         if not are_objects(content, 'qas') or not all(
                 are_objects(item['qas'], 'qa_id', 'image_id', 'question', 'answer') for item in content):
             return None
-        images = GenomeImages(self.data_prefix['img_path'])
         return [dict(question=qa['question'], question_id=qa['qa_id'], image_id=qa['image_id'],
-                     img_path=images.path(qa['image_id']), gt_answer=[qa['answer']])
+                     img_path=self.images.path(qa['image_id']), gt_answer=[qa['answer']])
                 for item in content for qa in item['qas']]

@@ -8,7 +8,7 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .files import are_objects, parse_image_id, read_json, wrong_layout
+from .files import are_objects, check_ids, parse_image_id, read_json, wrong_layout
 
 _QUESTIONS = ('the official layout {"questions": [{"question_id", "image_id", "question"}, ...]}',
               'the list of LAVIS [{"image", "question", "answer" (a text or a list), "question_id"}, ...]')
@@ -72,6 +72,7 @@ class COCOVQA(ImageTextDataset):
     def _official_rows(self, questions):
         if not self.ann_file and not self.test_mode:
             raise ConfigError(f'training on {self.question_file} needs its answers: set ann_file')
+        check_ids(self.question_file, questions, 'question_id', 'image_id')
         answers = self._official_answers() if self.ann_file else {}
         paths = self._find_images({question['image_id'] for question in questions})
         rows = []
@@ -88,11 +89,13 @@ class COCOVQA(ImageTextDataset):
         annotations = content.get('annotations') if isinstance(content, dict) else None
         if not are_objects(annotations, 'question_id', 'answers'):
             raise wrong_layout(self.ann_file, content, _ANSWERS)
+        check_ids(self.ann_file, annotations, 'question_id')
         fields = {}
         for annotation in annotations:
-            if not are_objects(annotation['answers'], 'answer'):
+            answers = [answer['answer'] for answer in annotation['answers']] if are_objects(
+                annotation['answers'], 'answer') else None
+            if not are_texts(answers):
                 raise wrong_layout(self.ann_file, annotation, _ANSWERS)
-            answers = [answer['answer'] for answer in annotation['answers']]
             found = {key: annotation[key] for key in ('question_type', 'answer_type') if key in annotation}
             if are_full(answers):
                 found.update(gt_answer=answers, **same_annotators(annotation['answers']))
@@ -106,7 +109,7 @@ class COCOVQA(ImageTextDataset):
             DataError: There is no folder, an id matches no file or several.
         """
         if self.image_template:
-            return {image_id: self.image_path(self.image_template.format(image_id)) for image_id in image_ids}
+            return {image_id: self.image_path(image_name(self, image_id)) for image_id in image_ids}
         folder = self.data_prefix['img_path'] or '.'
         if not os.path.isdir(folder):
             raise DataError(f'image folder {folder!r} not found: check data_root and data_prefix')
@@ -129,6 +132,20 @@ class COCOVQA(ImageTextDataset):
         return paths
 
 
+def image_name(dataset, image_id):
+    """The file name of an image id by the ``image_template`` of a data set; ids that are texts of digits are numbers.
+
+    Raises:
+        DataError: The template has a number where the id is a text.
+    """
+    number = int(image_id) if isinstance(image_id, str) and image_id.isdecimal() else image_id
+    try:
+        return dataset.image_template.format(number)
+    except (ValueError, TypeError):
+        raise DataError(f'{dataset.source}: image_id {image_id!r} does not fit image_template '
+                        f'{dataset.image_template!r}: expected a whole number, or set another template') from None
+
+
 def read_question_list(dataset, content):
     """Rows of a list of LAVIS, ``[{"image", "question", "answer", "question_id"}]``.
 
@@ -144,7 +161,7 @@ def read_question_list(dataset, content):
     for index, item in enumerate(content):
         answers = item.get('answer', [])
         rows.append(dict(question=item['question'], question_id=item.get('question_id', index),
-                         image_id=parse_image_id(item.get('image_id'), item['image']),
+                         image_id=parse_image_id(item.get('image_id'), item['image'], dataset.source),
                          img_path=dataset.image_path(item['image']),
                          gt_answer=[answers] if isinstance(answers, str) else answers))
     return rows
@@ -163,6 +180,7 @@ def answered_rows(rows, questions, answers, test_mode, separate):
     Raises:
         DataError: Otherwise.
     """
+    check_ids(questions, rows, 'question_id', 'image_id')
     if len({row['question_id'] for row in rows}) < len(rows):
         raise DataError(f'{questions} has question ids that occur twice: each question needs its own')
     without = [row['question_id'] for row in rows if not row.get('gt_answer')]

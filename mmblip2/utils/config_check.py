@@ -3,6 +3,7 @@ import difflib
 import inspect
 import keyword
 import os
+import re
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
@@ -596,7 +597,7 @@ class _Checker:
         hook = (self.cfg.get('default_hooks') or {}).get('checkpoint')
         best = hook.get('save_best') if isinstance(hook, dict) else None
         best = [best] if isinstance(best, str) else best or []
-        prefixes = set()
+        prefixes, known = set(), []
         for _, item in _each(self.cfg.get('val_evaluator'), ''):
             if not isinstance(item, dict):
                 return
@@ -605,12 +606,20 @@ class _Checker:
             if prefix is None:
                 return  # its keys are not known in advance
             prefixes.add(prefix)
+            known += [key if prefix in key.split('/') else f'{prefix}/{key}' for key in getattr(kind, 'known_keys', ())]
         if best and self.cfg.get('val_cfg') is None:
             self.add('default_hooks.checkpoint.save_best', 'there is no validation: set it to None')
         for key in best if prefixes else ():
             if key != 'auto' and not set(key.split('/')) & {prefix.split('/')[0] for prefix in prefixes}:
                 self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}; their keys '
                                                                f'start with {", ".join(sorted(prefixes))}')
+            elif _unnumbered(key) not in map(_unnumbered, known) and difflib.get_close_matches(key, known, 1, 0.85):
+                self.add('default_hooks.checkpoint.save_best', f'no val_evaluator gives {key!r}{_near(key, known)}')
+
+
+def _unnumbered(key):
+    """A metric without its numbers: Recall@20 is none of the known, but follows from topk."""
+    return re.sub(r'\d+', '', key)
 
 
 def _dict(value):

@@ -9,6 +9,7 @@ from mmblip2.datasets import (
     Flickr30kRetrieval,
     NoCaps,
     VisualGenomeCaption,
+    VisualGenomeQA,
 )
 from mmblip2.errors import ConfigError, DataError
 
@@ -200,6 +201,19 @@ def test_visual_genome_regions_are_captions_of_images_in_two_folders_or_one(root
         (4, 'one cat', f'{root}/{places[1]}')]
     assert rows(build(root, REGIONS, VisualGenomeCaption, prefix='', test_mode=True), 'gt_caption') == [
         (['a dog', 'a tree'], ), (['one cat'], )]
+
+
+@pytest.mark.parametrize('folder', ['', 'image/', '/export/visual-genome/image/'])
+def test_images_of_lavis_lists_of_visual_genome_are_found_by_name(root, folder):
+    for name in ('VG_100K/3.jpg', 'VG_100K_2/4.jpg', 'other/5.jpg'):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    images = [f'{folder}3.jpg', f'{folder}4.jpg', 'other/5.jpg']
+    expected = [f'{root}/{name}' for name in ('VG_100K/3.jpg', 'VG_100K_2/4.jpg', 'other/5.jpg')]
+    captions = build(root, [dict(image=image, caption='x') for image in images], VisualGenomeCaption, prefix='')
+    asked = build(root, [dict(image=image, question='x', answer='y') for image in images], VisualGenomeQA, prefix='')
+    assert [captions.get_data_info(i)['img_path'] for i in range(3)] == expected
+    assert [asked.get_data_info(i)['img_path'] for i in range(3)] == expected
 
 
 def test_visual_genome_lists_of_lavis_and_other_files(root):

@@ -199,6 +199,22 @@ def test_best_retrieval_is_saved_by_the_key_of_the_loop():
     check.check_config(cfg)
 
 
+@pytest.mark.parametrize('metric, right, wrong', [
+    (dict(type='VQAMetric'), 'vqa/accuracy', 'vqa/acuracy'),
+    (dict(type='VQAMetric', prefix='v'), 'v/number', 'v/acuracy'),
+    (dict(type='VQAMetric'), 'vqa/question_type/what is', 'vqa/accuraccy'),
+    (dict(type='COCOCaptionMetric'), 'caption/CIDEr', 'caption/CIDER'),
+    (dict(type='NLVRAccuracy'), 'nlvr/consistency', 'nlvr/consistancy'),
+    (dict(type='RetrievalRecall', topk=(1, 20)), 'i2t/retrieval/Recall@20', 'i2t/retrieval/recall@1')])
+def test_misspelt_metric_of_save_best_is_found_at_the_start(metric, right, wrong):
+    cfg = config(val_evaluator=metric)
+    cfg.default_hooks.checkpoint.save_best = right
+    check.check_config(cfg)
+    cfg.default_hooks.checkpoint.save_best = wrong
+    with pytest.raises(ConfigError, match=f"no val_evaluator gives '{wrong}'; did you mean"):
+        check.check_config(cfg)
+
+
 def test_missing_checkpoint_is_found():
     with pytest.raises(ConfigError, match='checkpoint nowhere.pth not found: check the path'):
         check.check_config(config(), checkpoint='nowhere.pth')

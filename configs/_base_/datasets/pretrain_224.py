@@ -13,7 +13,7 @@ train_dataloader = dict(
     dataset=dict(type='ConcatDataset', datasets=[
         dict(type='COCOCaption', data_root='data/coco', ann_file='annotations/coco_karpathy_train.json',
              pipeline=train_pipeline),
-        dict(type='ImageTextPairs', data_root='data/visual_genome', ann_file='annotations/vg_caption.json',
+        dict(type='VisualGenomeCaption', data_root='data/visual_genome', ann_file='annotations/vg_caption.json',
              pipeline=train_pipeline),
         dict(data_root='data/cc3m', **web),
         dict(data_root='data/cc12m', **web),

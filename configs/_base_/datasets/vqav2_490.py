@@ -17,8 +17,8 @@ train_dataloader = dict(
              question_file='annotations/v2_OpenEnded_mscoco_val2014_questions.json',
              ann_file='annotations/v2_mscoco_val2014_annotations.json',
              data_prefix=dict(img_path='val2014'), image_template='COCO_val2014_{:012d}.jpg'),
-        dict(type='COCOVQA', data_root='data/visual_genome', pipeline=train_pipeline,
-             question_file='annotations/vg_qa.json'),
+        dict(type='VisualGenomeQA', data_root='data/visual_genome', pipeline=train_pipeline,
+             ann_file='annotations/vg_qa.json'),
     ]))
 test_dataloader = dict(
     batch_size=16, num_workers=8, collate_fn=dict(type='pseudo_collate'),

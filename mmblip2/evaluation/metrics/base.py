@@ -30,6 +30,8 @@ class GatheredMetric(BaseMetric):
     """
 
     gathers_by_index = True
+    #: Keys of the result, without the prefix, that do not depend on the data; the config check knows them.
+    known_keys: tuple[str, ...] = ()
 
     def __init__(self, prefix: str | None = None, out_file: str | None = None):
         super().__init__(prefix=prefix)

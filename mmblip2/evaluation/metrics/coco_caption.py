@@ -40,6 +40,7 @@ class COCOCaptionMetric(GatheredMetric):
     """
 
     default_prefix = 'caption'
+    known_keys = (*(key for keys in CAPTION_METRICS.values() for key in keys), 'SPICE')
 
     def __init__(self, ann_file: str | None = None, metrics: Sequence[str] = tuple(CAPTION_METRICS),
                  spice_jars: str | None = None, prefix: str = 'caption', out_file: str | None = None):

@@ -15,6 +15,7 @@ class Perplexity(GatheredMetric):
     """
 
     default_prefix = 'lm'
+    known_keys = ('perplexity', )
 
     def read(self, sample) -> tuple:
         return float(required(sample, 'nll')), int(required(sample, 'num_tokens'))

@@ -23,6 +23,7 @@ class NLVRAccuracy(GatheredMetric):
     """
 
     default_prefix = 'nlvr'
+    known_keys = ('accuracy', 'consistency')
 
     def __init__(self, prefix: str = 'nlvr', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)

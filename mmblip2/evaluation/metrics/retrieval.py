@@ -20,6 +20,8 @@ class RetrievalRecall(BaseMetric):
 
     default_prefix = 'retrieval'
     gathers_by_index = True  # the loops do
+    known_keys = tuple(f'{way}/{scores}/Recall@{k}' for way in ('i2t', 't2i') for scores in ('retrieval', 'itc')
+                       for k in (1, 5, 10, 'mean'))
 
     def __init__(self, topk: Sequence[int] = (1, 5, 10)):
         super().__init__()

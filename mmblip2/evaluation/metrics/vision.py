@@ -14,6 +14,7 @@ class PatchAccuracy(GatheredMetric):
     """
 
     default_prefix = 'vision'
+    known_keys = ('patch_accuracy', )
 
     def read(self, sample) -> tuple:
         return int(required(sample, 'pred_correct')), int(required(sample, 'num_patches'))

@@ -34,6 +34,7 @@ class AnswerMetric(GatheredMetric):
 
     #: Key of the mean over all questions.
     main = 'accuracy'
+    known_keys = ('accuracy', )
     #: Whether the result has a key for each question type.
     question_types = True
 
@@ -220,6 +221,7 @@ class ANLSMetric(AnswerMetric):
 
     default_prefix = 'anls'
     main = 'anls'
+    known_keys = ('anls', )
 
     def __init__(self, variant: str = 'rrc', prefix: str = 'anls', out_file: str | None = None):
         super().__init__(prefix=prefix, out_file=out_file)
