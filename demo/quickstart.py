@@ -132,7 +132,7 @@ FLICKR8K_WAVES = (
 )
 FLICKR8K_FULL = Mode('data/flickr8k', 'work_dirs/flickr8k', {}, {})
 FLICKR8K_SHORT = Mode('data/flickr8k-short', 'work_dirs/flickr8k-short', {'first': (48, 12)},
-                      {'stage1': 8, 'stage2': 8}, ('train_dataloader.batch_size=8', 'train_cfg.val_interval=4',
+                      {'stage1': 8, 'stage2': 8}, ('train_dataloader.batch_size=8', '+train_cfg.val_interval=4',
                                                    'default_hooks.checkpoint.interval=4'))
 # Percent. Chance: of 5,000 texts five are right, of 1,000 images one. Ceiling: one of the five captions against the
 # other four, averaged. Recall is not bounded that way.

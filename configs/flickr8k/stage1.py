@@ -35,7 +35,7 @@ optim_wrapper = dict(
     # what starts from BERT learns slower than what starts from nothing, and the temperature would run away
     paramwise_cfg=dict(custom_keys={
         'temperature': dict(lr_mult=0.05),
-        'qformer.layers': dict(lr_mult=0.2), 'cross_attention': dict(lr_mult=1.),
+        'layers': dict(lr_mult=0.2), 'cross_attention': dict(lr_mult=1.),
         'word_embeddings': dict(lr_mult=0.2), 'position_embeddings': dict(lr_mult=0.2)}))
 default_hooks = dict(checkpoint=dict(interval=200), logger=dict(interval=20))
 
