@@ -490,3 +490,28 @@ def test_main_of_flickr8k_writes_floors_aims_and_page(checkout, home, photos):
     assert summary['floor']['retrieval'] == {'i2t/Recall@1': 22.0, 't2i/Recall@1': 18.0}
     assert summary['aim']['caption'] == {'Bleu_4': 23.0, 'CIDEr': 60.0}
     assert 'a real dog' in (work / 'index.html').read_text()
+
+
+def test_short_flickr8k_prepares_made_up_photos(checkout, home, tmp_path):
+    """With the real script: lists and archives in Flickr8k's format, of another number of images."""
+    import tarfile
+    source = tmp_path / 'made up'
+    source.mkdir()
+    for split, number in (('train', 60), ('val', 5)):
+        names = [f'images/{split}{i}.jpg' for i in range(number)]
+        rows = [dict(image=name, image_id=name[7:-4], caption=[f'caption {k} of {name}' for k in range(5)])
+                for name in names]
+        if split == 'train':
+            rows = [dict(row, caption=caption) for row in rows for caption in row['caption']]
+        (source / f'flickr8k_{split}.json').write_text(json.dumps(rows))
+        (source / 'a.jpg').write_bytes(b'\xff\xd8 a photo')
+        with tarfile.open(source / f'flickr8k_{split}_images.tar', 'w') as archive:
+            for name in names:
+                archive.add(source / 'a.jpg', name)
+    name = 'tools/dataset_converters/prepare_flickr8k.py'
+    shutil.copy(ROOT / name, checkout / name)
+    (checkout / 'mmblip2').symlink_to(ROOT / 'mmblip2')
+    steps, _ = run_flickr8k(checkout, home, source, quickstart.FLICKR8K_SHORT)
+    rows = json.loads((steps.data / 'annotations' / 'karpathy_train.json').read_text())
+    assert len({row['image'] for row in rows}) == 48 and len(list((steps.data / 'images').iterdir())) == 48 + 5
+    assert run_flickr8k(checkout, home, mode=quickstart.FLICKR8K_SHORT)[1] == []
