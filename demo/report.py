@@ -1,9 +1,10 @@
 """Writes the page of a quickstart: pictures with captions, answers and retrievals, loss curves, the table.
 
     python demo/report.py --work work_dirs/quickstart --data data/shapes
+    python demo/report.py --flickr8k --work work_dirs/flickr8k --data data/flickr8k
 
 The page is one file without external resources. The examples are spread evenly over the
-test split, not chosen.
+evaluated split, not chosen.
 """
 import argparse
 import base64
@@ -18,6 +19,8 @@ from pathlib import Path
 TRAININGS = {'language_model': 'Language model (texts alone)',
              'vision_encoder': 'Vision encoder (scene labels)',
              'stage1': 'Stage 1: representation', 'stage2': 'Stage 2: generation', 'vqa': 'VQA fine-tuning'}
+# by the contrastive score alone, which the trainings of Flickr8k log
+RECALLS = {'i2t/itc/Recall@1': 'image to text', 't2i/itc/Recall@1': 'text to image'}
 COLORS = ('#2563eb', '#ea580c', '#16a34a', '#9333ea', '#0891b2')
 STYLE = '''
 :root { --ink: #1f2430; --dim: #667085; --line: #e3e6ec; --card: #fff; --page: #f5f6f9; --good: #15803d;
@@ -55,18 +58,33 @@ def read_json(path):
     return json.loads(Path(path).read_text(encoding='utf-8'))
 
 
-def read_losses(folder):
-    """Returns the losses that a training logged in scalars.json files, ``{name: [(iteration, value)]}``."""
+def read_curves(folder, wanted):
+    """Returns what a training logged in scalars.json files, ``{name: [(iteration, value)]}``.
+
+    Args:
+        folder (Path): Work folder of the training.
+        wanted (Callable): Whether a name belongs to the curves.
+    """
     curves = collections.defaultdict(dict)
     for path in sorted(Path(folder).glob('*/vis_data/scalars.json')):
         for line in path.read_text(encoding='utf-8').splitlines():
             with contextlib.suppress(ValueError):  # the last line of an interrupted run
                 row = json.loads(line)
-                if 'loss' in row:
-                    for name, value in row.items():
-                        if 'loss' in name and isinstance(value, (int, float)) and math.isfinite(value):
-                            curves[name][row.get('iter', row.get('step', 0))] = value
+                for name, value in row.items():
+                    if wanted(name) and isinstance(value, (int, float)) and math.isfinite(value):
+                        curves[name][row.get('iter', row.get('step', 0))] = value
     return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def read_losses(folder):
+    """Returns the losses that a training logged, as :func:`read_curves`."""
+    return read_curves(folder, lambda name: 'loss' in name)
+
+
+def read_recalls(folder):
+    """Returns the recall@1 by the contrastive score alone that a training logged, as :func:`read_curves`."""
+    curves = read_curves(folder, lambda name: name in RECALLS)
+    return {RECALLS[name]: points for name, points in sorted(curves.items())}
 
 
 def find_prediction(work, step, task):
@@ -104,12 +122,12 @@ def picture(path):
 
 
 def loss_chart(title, curves, width=340, height=190):
-    """Returns loss curves (``{name: [(iteration, value)]}``) as an inline SVG; the axis begins at 0."""
+    """Returns curves (``{name: [(iteration, value)]}``) as an inline SVG; the axis begins at 0."""
     terms = sorted((name for name in curves if name != 'loss'), key=str)
-    names = ['loss', *(terms if len(terms) > 1 else [])]
+    names = (['loss'] if 'loss' in curves else []) + (terms if len(terms) > 1 else [])
     points = [point for name in names for point in curves.get(name, [])]
     if not points:
-        return f'<div class="card"><h3>{text(title)}</h3><p class="dim">no losses were logged</p></div>'
+        return f'<div class="card"><h3>{text(title)}</h3><p class="dim">nothing was logged</p></div>'
     left, right, top, bottom = 34, width - 8, 8, height - 22
     last, high = max(x for x, _ in points) or 1, max(y for _, y in points) or 1.0
     parts = []
@@ -265,25 +283,13 @@ def render(work, data, rows, root=Path('.')):
                  for row in read_json(annotations / 'questions_test.json')['questions']}
     answers = {str(row['question_id']): [item['answer'] for item in row['answers']]
                for row in read_json(annotations / 'answers_test.json')['annotations']}
-    cards = ''.join(f'<div class="card"><div class="dim">{text(row[0])}: {text(row[1])}</div>'
-                    f'<div class="big">{row[2]:.1f}</div>'
-                    f'<div class="dim">images shuffled {row[3]:.1f}</div></div>'
-                    for row in rows if row[6] is not None)
     charts = ''.join(loss_chart(title, read_losses(work / name)) for name, title in TRAININGS.items())
-    seconds, machine = summary['seconds'], summary['machine']
-    described = ', '.join(f'{key} {value}' for key, value in machine.items())
-    return f'''<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>mmblip2 quickstart</title><style>{STYLE}</style></head><body><main>
-<h1>mmblip2 quickstart</h1>
-<p class="dim">BLIP-2 pre-trained in two stages on the embedded data set "shapes" and evaluated on its test
-split ({len(images)} images). The examples below are spread evenly over that split.</p>
-<div class="grid">{cards}</div>
-<h2>Results</h2><p class="dim">Percent. Shuffled: the same model, every image exchanged for another one.
-Chance: random ranking, captions of another image, the most frequent answer. Ceiling: exact knowledge of the
-scene; for CIDEr one reference against the other four.</p>{score_table(rows)}
-<h2>Captions</h2><p class="dim">Generated, and the five references.</p>
+    intro = (f'BLIP-2 pre-trained in two stages on the embedded data set "shapes" and evaluated on its test split '
+             f'({len(images)} images). The examples below are spread evenly over that split.')
+    legend = ('Chance: random ranking, captions of another image, the most frequent answer. Ceiling: exact knowledge '
+              'of the scene; for CIDEr one reference against the other four.')
+    return page('mmblip2 quickstart', intro, legend, rows, summary, f'''<h2>Captions</h2>
+<p class="dim">Generated, and the five references.</p>
 {caption_cards(images, references, find_prediction(work, 'test_caption', 'caption'))}
 <h2>Questions and answers</h2>
 <p class="dim">✓ three or more of ten annotators agree, ~ one or two do, ✗ none.</p>
@@ -291,7 +297,63 @@ scene; for CIDEr one reference against the other four.</p>{score_table(rows)}
 <h2>Retrieval</h2><p class="dim">The five best, re-ranked; green: the caption belongs to the image.</p>
 {retrieval_cards(find_prediction(work, 'test_retrieval', 'retrieval'), Path(root))}
 <h2>Losses</h2><p class="dim">By iteration; behind each name its last value.</p>
-<div class="grid wide">{charts}</div>
+<div class="grid wide">{charts}</div>''')
+
+
+def render_flickr8k(work, data, rows, root=Path('.')):
+    """Returns the page of configs/flickr8k as HTML; arguments and errors as of :func:`render`."""
+    work, data = Path(work), Path(data)
+    summary, coco = read_json(work / 'summary.json'), read_json(data / 'annotations' / 'captions_val.json')
+    images = {str(image['id']): data / image['file_name'] for image in coco['images']}
+    references = collections.defaultdict(list)
+    for row in coco['annotations']:
+        references[str(row['image_id'])].append(row['caption'])
+    aims = ', '.join(f'{task} {key} {value:g}' for task, values in summary['aim'].items()
+                     for key, value in values.items())
+    intro = (f'BLIP-2 from a frozen EfficientNet-Lite0, MiniLM and a frozen SmolLM2-135M-Instruct, trained in two '
+             f'stages on the train split of Flickr8k and evaluated on its val split ({len(images)} images). The '
+             'examples below are spread evenly over that split.')
+    legend = ('Recall: re-ranked by the matching head; itc: by the contrastive score alone. Chance: random ranking. '
+              f'Ceiling: one of the five captions of people against the other four. Aims: {aims}.')
+    charts = ''.join(loss_chart(TRAININGS[name], read_losses(work / name)) for name in ('stage1', 'stage2'))
+    charts += loss_chart('Stage 1: recall@1 on val by the contrastive score alone, percent',
+                         read_recalls(work / 'stage1'))
+    return page('mmblip2 on Flickr8k', intro, legend, rows, summary, f'''<h2>Captions</h2>
+<p class="dim">Generated, and the references.</p>
+{caption_cards(images, references, find_prediction(work, 'test_caption', 'caption'))}
+<h2>Retrieval</h2><p class="dim">The five best, re-ranked; green: the caption belongs to the image.</p>
+{retrieval_cards(find_prediction(work, 'test_retrieval', 'retrieval'), Path(root))}
+<h2>Curves</h2><p class="dim">By iteration; behind each name its last value.</p>
+<div class="grid wide">{charts}</div>''')
+
+
+def page(title, intro, legend, rows, summary, sections):
+    """Returns a page as HTML.
+
+    Args:
+        title (str): Title.
+        intro (str): What was done.
+        legend (str): What chance and ceiling are.
+        rows (list[tuple]): The table, see :func:`render`.
+        summary (dict): With ``seconds`` and ``machine``.
+        sections (str): HTML between the table and the seconds.
+    """
+    cards = ''.join(f'<div class="card"><div class="dim">{text(row[0])}: {text(row[1])}</div>'
+                    f'<div class="big">{row[2]:.1f}</div>'
+                    f'<div class="dim">images shuffled {row[3]:.1f}</div></div>'
+                    for row in rows if row[6] is not None)
+    seconds = summary['seconds']
+    described = ', '.join(f'{key} {value}' for key, value in summary['machine'].items())
+    return f'''<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{text(title)}</title><style>{STYLE}</style></head><body><main>
+<h1>{text(title)}</h1>
+<p class="dim">{text(intro)}</p>
+<div class="grid">{cards}</div>
+<h2>Results</h2><p class="dim">Percent. Shuffled: the same model, every image exchanged for another one.
+{text(legend)}</p>{score_table(rows)}
+{sections}
 <h2>Seconds</h2>
 <p class="dim">Installation {seconds.get('installation', 0):.0f} s, run {seconds['run']:.0f} s.
 {text(described)}</p>{seconds_chart(seconds)}
@@ -304,15 +366,17 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work', default='work_dirs/quickstart', help='folder of the results')
     parser.add_argument('--data', default='data/shapes', help='folder of the data set')
+    parser.add_argument('--flickr8k', action='store_true', help='the page of configs/flickr8k')
     args = parser.parse_args(argv)
     from quickstart import table
     work = Path(args.work)
     try:
-        page = render(work, args.data, table(read_json(work / 'summary.json')))
+        written = (render_flickr8k if args.flickr8k else render)(
+            work, args.data, table(read_json(work / 'summary.json')))
     except FileNotFoundError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    (work / 'index.html').write_text(page, encoding='utf-8')
+    (work / 'index.html').write_text(written, encoding='utf-8')
     print(f'wrote {work / "index.html"}')
     return 0
 

@@ -10,6 +10,7 @@ _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
     '../_base_/models/blip2_flickr8k.py'
 ]
+data_root = '{{$MMBLIP2_FLICKR8K:data/flickr8k}}'
 evaluation_pipeline = [
     dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'), dict(type='PackInputs')]
 
@@ -25,23 +26,28 @@ train_dataloader = dict(
     batch_size=32, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
-        type='COCORetrieval', data_root='data/flickr8k', ann_file='annotations/karpathy_train.json',
+        type='COCORetrieval', data_root=data_root, ann_file='annotations/karpathy_train.json',
         feature_cache=dict(dir='data/features', views=4),
         pipeline=[dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=224), dict(type='RandomFlip'),
                   dict(type='CleanCaption'), dict(type='PackInputs')]))
-train_cfg = dict(max_iters=500)
+train_cfg = dict(max_iters=500, val_interval=100)
 optim_wrapper = dict(
     # what starts from BERT learns slower than what starts from nothing, and the temperature would run away
     paramwise_cfg=dict(custom_keys={
         'temperature': dict(lr_mult=0.05),
-        'qformer.layers': dict(lr_mult=0.2), 'cross_attention': dict(lr_mult=1.),
+        'layers': dict(lr_mult=0.2), 'cross_attention': dict(lr_mult=1.),
         'word_embeddings': dict(lr_mult=0.2), 'position_embeddings': dict(lr_mult=0.2)}))
 default_hooks = dict(checkpoint=dict(interval=200), logger=dict(interval=20))
 
 test_dataloader = dict(
     batch_size=50, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='COCORetrieval', data_root='data/flickr8k', ann_file='annotations/karpathy_val.json',
+    dataset=dict(type='COCORetrieval', data_root=data_root, ann_file='annotations/karpathy_val.json',
                  test_mode=True, feature_cache=dict(dir='data/features'), pipeline=evaluation_pipeline))
 test_cfg = dict(type='RetrievalTestLoop', k_test=8)
 test_evaluator = dict(type='RetrievalRecall')
+
+# the curve of the training: by ITC alone, which takes seconds
+val_dataloader = test_dataloader
+val_cfg = dict(type='RetrievalValLoop', k_test=0)
+val_evaluator = test_evaluator

@@ -9,7 +9,9 @@ _base_ = [
     '../_base_/models/blip2_flickr8k.py'
 ]
 
-load_from = 'work_dirs/flickr8k/stage1'  # the text half and the heads are dropped, and the log says so
+data_root = '{{$MMBLIP2_FLICKR8K:data/flickr8k}}'
+# the text half and the heads are dropped, and the log says so
+load_from = '{{$MMBLIP2_FLICKR8K_WORK:work_dirs/flickr8k}}/stage1'
 model = dict(
     type='Blip2Generation',
     qformer=dict(bert=None),  # stage 1 brings it
@@ -27,7 +29,7 @@ train_dataloader = dict(
     batch_size=16, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
-        type='COCOCaption', data_root='data/flickr8k', ann_file='annotations/karpathy_train.json',
+        type='COCOCaption', data_root=data_root, ann_file='annotations/karpathy_train.json',
         feature_cache=dict(dir='data/features', views=4),
         pipeline=[dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=224), dict(type='RandomFlip'),
                   dict(type='CleanCaption'), dict(type='CaptionPrompt', prompt='a photo of'),
@@ -40,7 +42,7 @@ test_dataloader = dict(
     batch_size=50, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='COCOCaption', data_root='data/flickr8k', ann_file='annotations/karpathy_val.json', test_mode=True,
+        type='COCOCaption', data_root=data_root, ann_file='annotations/karpathy_val.json', test_mode=True,
         feature_cache=dict(dir='data/features'),
         pipeline=[dict(type='LoadImage'), dict(type='Resize', scale=224),
                   dict(type='CaptionPrompt', prompt='a photo of'), dict(type='PackInputs')]))

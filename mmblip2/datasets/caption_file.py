@@ -19,6 +19,23 @@ class CaptionedImage(NamedTuple):
     captions: list
 
 
+def draw_caption(results, rng, key='caption'):
+    """Replace the ``captions`` of a training row, if it has any, by one of them.
+
+    Args:
+        results (dict): The row; it is changed.
+        rng (numpy.random.Generator): The random numbers of this draw.
+        key (str): What the one caption is called.
+
+    Returns:
+        dict: ``results``.
+    """
+    if 'captions' in results:
+        captions = results.pop('captions')
+        results[key] = captions[int(rng.integers(len(captions)))]
+    return results
+
+
 def read_captions(path, image_folder, captions_required=True, split=None):
     """Read a caption file; the layout is recognised from the content.
 

@@ -3,7 +3,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import read_captions
+from .caption_file import draw_caption, read_captions
 from .files import are_objects, check_ids, read_json, wrong_layout
 from .question_lists import GenomeImages
 
@@ -23,15 +23,22 @@ class COCOCaption(ImageTextDataset):
         ann_file (str): ``{"images": [...], "annotations": [...]}``, ``[{"image", "caption", "image_id"}]``, or
             Karpathy's ``dataset_coco.json``, ``dataset_flickr30k.json``.
         split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
+        draw_caption (bool): Training rows are one an image instead, and each draw takes one of its captions: an epoch
+            shows every image once.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
         DataError: See ``ImageTextDataset`` and ``read_captions``.
     """
 
-    def __init__(self, ann_file, split=None, **kwargs):
+    def __init__(self, ann_file, split=None, draw_caption=False, **kwargs):
         self.split = split
+        self.draw_caption = draw_caption
         super().__init__(ann_file=ann_file, **kwargs)
+
+    def draw(self, results, rng):
+        """Draw one of the captions of a training row that has them all."""
+        return draw_caption(results, rng)
 
     def read_images(self):
         """list[CaptionedImage]: What ``ann_file`` has."""
@@ -40,9 +47,12 @@ class COCOCaption(ImageTextDataset):
 
     def load_data_list(self):
         """Returns:
-            list[dict]: ``image_id``, ``img_path`` and ``caption`` or ``gt_caption``.
+            list[dict]: ``image_id``, ``img_path`` and ``caption`` (``captions`` to draw from), or ``gt_caption``.
         """
         images = self.read_images()
+        if not self.test_mode and self.draw_caption:
+            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), captions=image.captions)
+                    for image in images if image.captions]
         if not self.test_mode:
             return [dict(image_id=image.image_id, img_path=self.image_path(image.image), caption=caption)
                     for image in images for caption in image.captions]
@@ -82,7 +92,7 @@ class VisualGenomeCaption(ImageTextDataset):
 
     def load_data_list(self):
         """Returns:
-            list[dict]: ``image_id``, ``img_path`` and ``caption`` or ``gt_caption``.
+            list[dict]: ``image_id``, ``img_path`` and ``caption`` (``captions`` to draw from), or ``gt_caption``.
         """
         content, images = read_json(self.ann_file), GenomeImages(self.data_prefix['img_path'])
         if are_objects(content, 'image'):

@@ -5,7 +5,7 @@ from mmblip2.errors import DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import read_captions
+from .caption_file import draw_caption, read_captions
 from .transforms.text import CleanCaption
 
 
@@ -62,21 +62,31 @@ class COCORetrieval(TextGallery):
     Args:
         ann_file (str): Caption file, see ``COCOCaption``.
         split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
+        draw_caption (bool): Training rows are one an image instead, and each draw takes one of its captions: an epoch
+            shows every image once.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
         DataError: See ``ImageTextDataset`` and ``read_captions``.
     """
 
-    def __init__(self, ann_file, split=None, **kwargs):
+    def __init__(self, ann_file, split=None, draw_caption=False, **kwargs):
         self.split = split
+        self.draw_caption = draw_caption
         super().__init__(ann_file=ann_file, **kwargs)
+
+    def draw(self, results, rng):
+        """Draw one of the captions of a training row that has them all."""
+        return draw_caption(results, rng, 'text')
 
     def load_data_list(self):
         """Returns:
-            list[dict]: ``image_id``, ``img_path`` and ``text`` or ``texts``.
+            list[dict]: ``image_id``, ``img_path`` and ``text`` (``captions`` to draw from), or ``texts``.
         """
         images = read_captions(self.ann_file, self.data_prefix['img_path'], split=self.split)
+        if not self.test_mode and self.draw_caption:
+            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), captions=image.captions)
+                    for image in images if image.captions]
         if not self.test_mode:
             return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
                     for image in images for caption in image.captions]

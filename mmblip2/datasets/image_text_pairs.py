@@ -7,6 +7,7 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
+from .caption_file import draw_caption
 from .files import are_objects, open_text, parse_image_id, read_json, wrong_layout
 
 
@@ -50,10 +51,7 @@ class ImageTextPairs(ImageTextDataset):
 
     def draw(self, results, rng):
         """Draw one of the captions of a training row."""
-        if 'captions' in results:
-            captions = results.pop('captions')
-            results['caption'] = captions[int(rng.integers(len(captions)))]
-        return results
+        return draw_caption(results, rng)
 
     def _image_id(self, item):
         image, image_id = item[self.image_key], item.get('image_id')

@@ -16,6 +16,7 @@ from mmblip2.errors import ConfigError, DataError, first_lines
 from mmblip2.registry import DATASETS
 
 from .base import derange
+from .caption_file import draw_caption
 from .coco_retrieval import TextGallery
 from .files import describe, parse_image_id
 from .samplers import Draw, EpochOrders
@@ -331,10 +332,7 @@ class WebShards(TextGallery):
 
     def draw(self, results, rng):
         """Draw one of the captions of a training row."""
-        if 'captions' in results:
-            captions = results.pop('captions')
-            results['caption'] = captions[int(rng.integers(len(captions)))]
-        return results
+        return draw_caption(results, rng)
 
     def prepare_data(self, idx):
         """As that of ``ImageTextDataset``; a bad sample is replaced in training.

@@ -11,6 +11,7 @@ from mmblip2.datasets import (
     VisualGenomeCaption,
     VisualGenomeQA,
 )
+from mmblip2.datasets.samplers import Draw
 from mmblip2.errors import ConfigError, DataError
 
 
@@ -220,3 +221,11 @@ def test_visual_genome_lists_of_lavis_and_other_files(root):
     assert rows(build(root, KARPATHY, VisualGenomeCaption, prefix=''), 'caption')[0] == ('seven', )
     with pytest.raises(DataError, match=r'expected the official layout \[\{"id", "regions"'):
         build(root, dict(a=1), VisualGenomeCaption)
+
+
+def test_draws_take_one_caption_of_an_image_each(root):
+    dataset = build(root, coco(), draw_caption=True, pipeline=[dict(type='CaptionPrompt'), dict(type='PackInputs')])
+    drawn = [{dataset[Draw(index, 1, pos)]['data_samples'].target for pos in range(20)} for index in range(2)]
+    assert drawn == [{'seven'}, {'nine', 'also nine'}]
+    evaluated = build(root, coco(), draw_caption=True, test_mode=True).get_data_info(1)
+    assert evaluated['gt_caption'] == ['nine', 'also nine']

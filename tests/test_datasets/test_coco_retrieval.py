@@ -3,6 +3,7 @@ import json
 import pytest
 
 from mmblip2.datasets import COCORetrieval
+from mmblip2.datasets.samplers import Draw
 from mmblip2.errors import DataError
 
 
@@ -68,3 +69,14 @@ def test_images_without_captions_leave_the_gallery(root):
     items[0]['caption'] = []
     (root / 'ann.json').write_text(json.dumps(items))
     assert build(root, test_mode=True).text_to_image == [0, 1, 1, 1, 1, 1, 1]
+
+
+def test_draws_take_one_caption_of_an_image_each(root):
+    dataset = build(root, draw_caption=True, pipeline=[dict(type='CleanCaption'), dict(type='PackInputs')])
+    assert len(dataset) == 3
+    drawn = [[dataset[Draw(index, 1, pos)]['data_samples'] for pos in range(40)] for index in range(3)]
+    texts = [{sample.text for sample in samples} for samples in drawn]
+    assert texts == [{'a dog', 'dog'}, {'a cat'}, {'x', 'y', 'z', 'w'}]
+    assert {sample.image_id for sample in drawn[2]} == {'id2'}
+    assert dataset[Draw(2, 1, 7)]['data_samples'].text == drawn[2][7].text
+    assert len(build(root, draw_caption=True, test_mode=True).texts) == 9

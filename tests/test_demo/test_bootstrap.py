@@ -218,9 +218,9 @@ def test_targets_run_where_they_may_write(home, checkout):
 def test_development_tools_are_installed_once_and_for_lint_alone(home, checkout, monkeypatch):
     FakeEnvironment(home, checkout).ensure()
     environment = FakeEnvironment(home, checkout)
-    environment.add('requirements/dev.txt', ('no_such_linter', ))
+    environment.add(('-r', 'requirements/dev.txt'), ('no_such_linter', ))
     assert environment.pip_calls == [['install', '-r', str(checkout / 'requirements' / 'dev.txt')]]
-    environment.add('requirements/dev.txt', ('cv2', ))
+    environment.add(('-r', 'requirements/dev.txt'), ('cv2', ))
     assert len(environment.pip_calls) == 1
     added = []
     monkeypatch.setattr(bootstrap.Environment, 'ensure', lambda self: 0.)
@@ -228,7 +228,28 @@ def test_development_tools_are_installed_once_and_for_lint_alone(home, checkout,
     monkeypatch.setattr(bootstrap, 'target_command', lambda *_: ([sys.executable, '-c', ''], home, {}))
     for target in ('test', 'lint'):
         assert bootstrap.main([target], {**os.environ, 'MMBLIP2_HOME': str(home)}) == 0
-    assert added == [('requirements/dev.txt', ('ruff', 'mypy'))] and (ROOT / added[0][0]).is_file()
+    assert added == [(('-r', 'requirements/dev.txt'), ('ruff', 'mypy'))] and (ROOT / added[0][0][1]).is_file()
+
+
+def test_real_parts_are_installed_for_flickr8k_without_what_they_ask_for(home, checkout, monkeypatch):
+    added = []
+    monkeypatch.setattr(bootstrap.Environment, 'ensure', lambda self: 0.)
+    monkeypatch.setattr(bootstrap.Environment, 'add', lambda self, *what: added.append(what))
+    monkeypatch.setattr(bootstrap, 'target_command', lambda *_: ([sys.executable, '-c', ''], home, {}))
+    assert bootstrap.main(['flickr8k-short'], {**os.environ, 'MMBLIP2_HOME': str(home)}) == 0
+    assert [arguments for arguments, _ in added] == [
+        ('gguf', 'accelerate'), ('--no-deps', '-r', 'requirements/real.txt')]
+    listed = [line.split('==')[0].replace('-', '_') for line in (ROOT / 'requirements/real.txt').read_text().split()
+              if '==' in line]
+    assert sorted(listed) == sorted(added[1][1])
+
+
+def test_folder_of_the_photos_is_handed_on(home, checkout, monkeypatch):
+    monkeypatch.chdir(home)
+    for target, options in (('flickr8k', ['--flickr8k']), ('flickr8k-short', ['--flickr8k', '--short'])):
+        command, cwd, _ = bootstrap.target_command(target, ['-x'], 'python', home, checkout, {'DATA': 'my photos'})
+        assert command[2:] == [*options, '--source', str(home / 'my photos'), '-x'] and cwd == home
+        assert bootstrap.target_command(target, [], 'python', home, checkout, {})[0][2:] == options
 
 
 @pytest.mark.parametrize('ruff, mypy, status', [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
@@ -244,7 +265,7 @@ def test_lint_runs_both_tools_and_fails_with_either(home, checkout, monkeypatch,
 def test_unknown_target_prints_usage():
     result = subprocess.run([sys.executable, SCRIPT, 'dmeo'], capture_output=True, text=True)
     assert result.returncode == 2
-    assert 'usage: python3 demo/bootstrap.py {demo,demo-short,demo-blip,demo-blip-short,test,lint}' in result.stderr
+    assert f'usage: python3 demo/bootstrap.py {{{",".join(bootstrap.TARGETS)}}}' in result.stderr
 
 
 def test_old_python_is_told_what_is_needed():
@@ -256,7 +277,7 @@ def test_old_python_is_told_what_is_needed():
 
 def test_main_prints_home_and_both_times(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(bootstrap.Environment, 'ensure', lambda self: 12.0)
-    monkeypatch.setattr(bootstrap, 'target_command', lambda target, arguments, python, home, checkout: (
+    monkeypatch.setattr(bootstrap, 'target_command', lambda target, arguments, python, home, checkout, environ: (
         [sys.executable, '-c', 'import os; print(os.environ["MMBLIP2_INSTALL_SECONDS"]); exit(5)'], home, {}))
     assert bootstrap.main(['demo'], {**os.environ, 'MMBLIP2_HOME': str(tmp_path)}) == 5
     out = capfd.readouterr().out
@@ -274,3 +295,7 @@ def test_make_passes_target_and_arguments_in_a_path_with_spaces(tmp_path):
     result = subprocess.run(['make', '-s', 'test', f'PYTHON={sys.executable}', 'ARGS=-k "a or b"'],
                             cwd=folder, capture_output=True, text=True)
     assert json.loads(result.stdout) == ['test', '-k', 'a or b'], result.stderr
+    (folder / 'demo' / 'bootstrap.py').write_text('import os, sys; print(sys.argv[1], os.environ["DATA"])')
+    result = subprocess.run(['make', '-s', 'flickr8k', f'PYTHON={sys.executable}', 'DATA=my  photos'], cwd=folder,
+                            capture_output=True, text=True)
+    assert result.stdout == 'flickr8k my  photos\n', result.stderr

@@ -51,7 +51,7 @@ for name in ('bert', 'opt'):
 TRAIN = '''
 import json, os, pathlib, sys
 work = pathlib.Path(sys.argv[sys.argv.index('--work-dir') + 1])
-assert work.parent == pathlib.Path(os.environ['MMBLIP2_QUICKSTART'])
+assert work.parent == pathlib.Path(os.environ.get('MMBLIP2_FLICKR8K_WORK') or os.environ['MMBLIP2_QUICKSTART'])
 folder = work / '20250101' / 'vis_data'
 folder.mkdir(parents=True, exist_ok=True)
 losses = [3.0, 2.5, 2.0, 1.5, 1.0]
@@ -87,6 +87,31 @@ name, rows = {'stage1': ('retrieval', {'images': ['data/shapes/test/1.jpg'], 'te
 out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
 out.write_text(json.dumps({k: share * v for k, v in metrics.items()}))
 '''
+PREPARE_FLICKR8K = '''
+import json, os, pathlib, sys
+source = pathlib.Path(sys.argv[sys.argv.index('--source') + 1])
+assert (source / 'photo.jpg').is_file()
+out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
+assert str(out) == os.environ['MMBLIP2_FLICKR8K']
+for folder in ('annotations', 'images'):
+    (out / folder).mkdir(parents=True, exist_ok=True)
+(out / 'images' / '1.jpg').write_bytes(b'jpeg')
+(out / 'annotations' / 'captions_val.json').write_text(json.dumps({
+    'images': [{'id': 1, 'file_name': 'images/1.jpg'}], 'annotations': [{'image_id': 1, 'caption': 'a real dog'}]}))
+'''
+PREPARE_REAL_PARTS = '''
+import pathlib, sys
+for name in ('minilm-bert', 'smollm2'):
+    folder = pathlib.Path(sys.argv[sys.argv.index('--out') + 1]) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'config.json').write_text('{}')
+'''
+CACHE_FEATURES = '''
+import os, pathlib, sys
+assert pathlib.Path(os.environ['MMBLIP2_FLICKR8K'], 'annotations').is_dir()
+assert pathlib.Path(sys.argv[1]).parts[-2:] == ('flickr8k', 'stage1.py')
+pathlib.Path('data/features').mkdir(exist_ok=True)
+'''
 RECORD = '''import sys as _s
 with open('calls.txt', 'a') as _file:
     _file.write(' '.join(_s.argv[1:]) + chr(10))
@@ -97,7 +122,10 @@ with open('calls.txt', 'a') as _file:
 def checkout(tmp_path):
     root = tmp_path / 'my check out'
     for name, code in {'dataset_converters/make_shapes.py': MAKE_SHAPES, 'train.py': TRAIN, 'test.py': TEST,
-                       'dataset_converters/train_tokenizers.py': TRAIN_TOKENIZERS}.items():
+                       'dataset_converters/train_tokenizers.py': TRAIN_TOKENIZERS,
+                       'dataset_converters/prepare_flickr8k.py': PREPARE_FLICKR8K,
+                       'model_converters/prepare_real_parts.py': PREPARE_REAL_PARTS,
+                       'dataset_converters/cache_features.py': CACHE_FEATURES}.items():
         path = root / 'tools' / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(RECORD + code)
@@ -108,6 +136,9 @@ def checkout(tmp_path):
     for name in ('language_model', 'vision_encoder', 'stage1', 'stage2', 'vqa', 'blip_vision_encoder', 'blip_pretrain',
                  'blip_caption', 'blip_vqa'):
         (configs / 'quickstart' / f'{name}.py').write_text("_base_ = ['../_base_/runtime.py']\nlr = 1\n")
+    (configs / 'flickr8k').mkdir()
+    for name in ('stage1', 'stage2'):
+        (configs / 'flickr8k' / f'{name}.py').write_text("_base_ = ['../_base_/runtime.py']\nlr = 1\n")
     shutil.copytree(ROOT / 'demo', root / 'demo')
     return root
 
@@ -392,3 +423,95 @@ def test_short_main_fails_when_a_loss_rises(checkout, home):
     script.write_text(script.read_text().replace('1.5, 1.0]', '3.5, 4.0]'))
     result = main(checkout, home, '--short')
     assert result.returncode == 1 and 'MISSED: the loss of stage1 did not fall' in result.stdout
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / 'my photos'
+    folder.mkdir()
+    (folder / 'photo.jpg').touch()
+    return folder
+
+
+FLICKR8K_NAMES = [step.name for wave in quickstart.FLICKR8K_WAVES for step in wave]
+
+
+def run_flickr8k(checkout, home, source='', mode=quickstart.FLICKR8K_FULL):
+    """Runs all steps; returns the run and the names of those whose tools were called."""
+    calls = home / 'calls.txt'
+    calls.unlink(missing_ok=True)
+    steps = quickstart.Quickstart(mode, home, checkout, demo=quickstart.FLICKR8K, source=str(source))
+    try:
+        steps.run()
+    finally:
+        lines = calls.read_text().splitlines() if calls.exists() else []
+    return steps, lines
+
+
+def test_flickr8k_runs_once_and_needs_the_photos_once(checkout, home, photos):
+    with pytest.raises(quickstart.StepError, match='data needs the folder of the photos: make flickr8k DATA=DIR'):
+        run_flickr8k(checkout, home)
+    steps, lines = run_flickr8k(checkout, home, photos)
+    assert len(lines) in (len(FLICKR8K_NAMES), len(FLICKR8K_NAMES) - 1), 'parts may be done by the first call'
+    assert not any('--no-validate' in line for line in lines), 'the curve comes from the evaluations'
+    assert not any('--cfg-options' in line for line in lines)
+    assert run_flickr8k(checkout, home)[1] == [] and run_flickr8k(checkout, home, photos.parent)[1] == []
+    config = checkout / 'configs' / 'flickr8k' / 'stage2.py'
+    config.write_text(config.read_text().replace('lr = 1', 'lr = 2'))
+    assert done_by(run_flickr8k(checkout, home)[1]) == ['stage2', 'test_caption', 'test_caption_shuffled']
+
+
+def test_flickr8k_goes_on_after_a_kill(checkout, home, photos, monkeypatch):
+    monkeypatch.setenv('FAIL_IN', 'stage2')
+    with pytest.raises(quickstart.StepError, match='stage2 failed with exit status 3'):
+        run_flickr8k(checkout, home, photos)
+    monkeypatch.delenv('FAIL_IN')
+    _, lines = run_flickr8k(checkout, home)
+    assert '--resume' in lines[0] and done_by(lines) == ['stage2', 'test_caption', 'test_caption_shuffled']
+
+
+def test_short_flickr8k_takes_few_images_and_steps(checkout, home, photos):
+    _, lines = run_flickr8k(checkout, home, photos, quickstart.FLICKR8K_SHORT)
+    assert any(line.endswith('--out data/flickr8k-short --first 48 12') for line in lines)
+    assert all('train_dataloader.batch_size=8' in line for line in lines if '--work-dir' in line)
+    assert sum('train_cfg.max_iters=8' in line for line in lines) == 2
+
+
+def test_main_of_flickr8k_writes_floors_aims_and_page(checkout, home, photos):
+    script = checkout / 'tools' / 'test.py'
+    script.write_text(script.read_text().replace("'caption/Bleu_4': 30.0", "'caption/Bleu_4': 19.0"))
+    result = main(checkout, home, '--flickr8k', '--source', str(photos))
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert 'MISSED: caption Bleu_4 is 19.0, its floor is 20.0' in result.stdout
+    assert result.stdout.count('MISSED') == 1
+    work = home / 'work_dirs' / 'flickr8k'
+    summary = json.loads((work / 'summary.json').read_text())
+    assert summary['retrieval']['i2t/Recall@1'] == 40.0 and summary['shuffled']['caption']['CIDEr'] == 15.0
+    assert summary['floor']['retrieval'] == {'i2t/Recall@1': 22.0, 't2i/Recall@1': 18.0}
+    assert summary['aim']['caption'] == {'Bleu_4': 23.0, 'CIDEr': 60.0}
+    assert 'a real dog' in (work / 'index.html').read_text()
+
+
+def test_short_flickr8k_prepares_made_up_photos(checkout, home, tmp_path):
+    """With the real script: lists and archives in Flickr8k's format, of another number of images."""
+    import tarfile
+    source = tmp_path / 'made up'
+    source.mkdir()
+    for split, number in (('train', 60), ('val', 5)):
+        names = [f'images/{split}{i}.jpg' for i in range(number)]
+        rows = [dict(image=name, image_id=name[7:-4], caption=[f'caption {k} of {name}' for k in range(5)])
+                for name in names]
+        if split == 'train':
+            rows = [dict(row, caption=caption) for row in rows for caption in row['caption']]
+        (source / f'flickr8k_{split}.json').write_text(json.dumps(rows))
+        (source / 'a.jpg').write_bytes(b'\xff\xd8 a photo')
+        with tarfile.open(source / f'flickr8k_{split}_images.tar', 'w') as archive:
+            for name in names:
+                archive.add(source / 'a.jpg', name)
+    name = 'tools/dataset_converters/prepare_flickr8k.py'
+    shutil.copy(ROOT / name, checkout / name)
+    (checkout / 'mmblip2').symlink_to(ROOT / 'mmblip2')
+    steps, _ = run_flickr8k(checkout, home, source, quickstart.FLICKR8K_SHORT)
+    rows = json.loads((steps.data / 'annotations' / 'karpathy_train.json').read_text())
+    assert len({row['image'] for row in rows}) == 48 and len(list((steps.data / 'images').iterdir())) == 48 + 5
+    assert run_flickr8k(checkout, home, mode=quickstart.FLICKR8K_SHORT)[1] == []

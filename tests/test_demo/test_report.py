@@ -94,7 +94,7 @@ def test_loss_curves_have_a_point_for_each_logged_value(folders):
     assert [len(line.split()) for line in lines] == [2, 2, 2]
     heights = [float(point.split(',')[1]) for point in lines[0].split()]
     assert heights[0] < heights[1]  # a falling loss goes down the page
-    assert 'no losses were logged' in report.loss_chart('Stage 1', {})
+    assert 'nothing was logged' in report.loss_chart('Stage 1', {})
 
 
 def test_a_single_loss_term_is_drawn_once():
@@ -124,3 +124,22 @@ def test_answer_marks_count_annotators():
 def test_examples_are_spread_evenly():
     assert report.spread(range(10), 5) == [0, 2, 4, 6, 8]
     assert report.spread(range(3), 5) == [0, 1, 2]
+
+
+def test_page_of_flickr8k_shows_recall_curves_aims_and_examples(folders):
+    work, data = folders
+    coco = json.loads((data / 'annotations' / 'captions_test.json').read_text())
+    coco['images'] = [dict(image, file_name=f'test/{image["file_name"]}') for image in coco['images']]
+    write(data / 'annotations' / 'captions_val.json', coco)
+    summary = json.loads((work / 'summary.json').read_text())
+    write(work / 'summary.json', dict(summary, aim={'retrieval': {'i2t/Recall@1': 30.0}}))
+    scalars = next(work.glob('stage1/*/vis_data/scalars.json'))
+    scalars.write_text('{"loss": 3.0, "loss_itc": 2.0, "loss_itm": 1.0, "iter": 10}\n'
+                       '{"i2t/itc/Recall@1": 5.0, "t2i/itc/Recall@1": 4.0, "i2t/itc/Recall@5": 9.0, "step": 10}\n'
+                       '{"i2t/itc/Recall@1": 8.5, "t2i/itc/Recall@1": 7.5, "step": 20}\n')
+    assert report.read_recalls(work / 'stage1') == {'image to text': [(10, 5.0), (20, 8.5)],
+                                                    'text to image': [(10, 4.0), (20, 7.5)]}
+    page = report.render_flickr8k(work, data, ROWS)
+    assert 'image to text 8.5' in page and 'Aims: retrieval i2t/Recall@1 30.' in page
+    assert 'reference one' in page and 'generated two' in page and page.count('class="hit"') == 2
+    assert 'is missing' not in page and not re.search(r'(src|href)="(?!data:)', page)

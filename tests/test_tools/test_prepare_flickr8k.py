@@ -159,3 +159,16 @@ def test_splits_that_share_an_image_are_refused(tool, source, tmp_path):
 def test_a_wrong_folder_is_one_message_and_status_2(tool, tmp_path, capsys):
     assert tool.main(['--source', str(tmp_path), '--out', str(tmp_path / 'out')]) == 2
     assert 'flickr8k_train.json not found: --source must name the folder' in capsys.readouterr().err
+
+
+def test_first_images_of_lists_of_any_length(tool, source, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert tool.main(['--source', str(source), '--out', str(out), '--first', '2', '9']) == 0
+    assert 'train: 2 images, 10 captions' in capsys.readouterr().out
+    assert sorted(path.name for path in (out / 'images').iterdir()) == [
+        'train0_ab.jpg', 'train1_ab.jpg', 'val0_ab.jpg', 'val1_ab.jpg']
+    rows = json.loads((out / 'annotations/karpathy_train.json').read_text())
+    assert {row['image_id'] for row in rows} == {'train0_ab', 'train1_ab'} and len(rows) == 10
+    assert len(json.loads((out / 'annotations/captions_val.json').read_text())['images']) == 2
+    assert tool.main(['--source', str(source), '--out', str(out)]) == 2
+    assert 'lists 3 images, the official split has 6000' in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Unpack Flickr8k and write its annotations.
 
-    python tools/dataset_converters/prepare_flickr8k.py --source DIR [--out data/flickr8k]
+    python tools/dataset_converters/prepare_flickr8k.py --source DIR [--out data/flickr8k] [--first 48 12]
 
 DIR holds, for the splits train and val, flickr8k_SPLIT.json (a list of {"image", "caption", "image_id"}: one
 row a caption in train, a list of captions in val) and flickr8k_SPLIT_images.tar. OUT gets
@@ -9,7 +9,8 @@ row a caption in train, a list of captions in val) and flickr8k_SPLIT_images.tar
     annotations/karpathy_train.json, karpathy_val.json   the lists, for COCOCaption and COCORetrieval
     annotations/captions_val.json                        COCO layout, the ground truth of the caption metrics
 
-Paths in the annotations are relative to OUT. Nothing is deleted; a second run skips what is there.
+``--first`` takes so many images of train and of val only, for a check. Nothing is deleted; a second run skips what is
+there. Paths in the annotations are relative to OUT.
 """
 import argparse
 import json
@@ -27,13 +28,14 @@ CAPTIONS_PER_IMAGE = 5
 _IMAGE = re.compile(r'images/[\w.-]+\.jpg', re.ASCII)
 
 
-def prepare(source, out, expected=None):
+def prepare(source, out, expected=None, first=None):
     """Write images and annotations.
 
     Args:
         source (Path): Folder with the lists and the tar files.
         out (Path): Folder to write to.
         expected (dict[str, int], optional): Images of each split; default: the official numbers.
+        first (dict[str, int], optional): Images of each split that are taken; the number in the lists is not checked.
 
     Returns:
         dict[str, tuple[int, int]]: Images and captions of each split.
@@ -46,13 +48,16 @@ def prepare(source, out, expected=None):
     captions = {split: _captions_by_image(rows, source / f'flickr8k_{split}.json')
                 for split, rows in lists.items()}
     for split, number in expected.items():
-        _check(source / f'flickr8k_{split}.json', captions[split], number)
+        _check(source / f'flickr8k_{split}.json', captions[split], len(captions[split]) if first else number)
     shared = set.intersection(*map(set, captions.values()))
     if shared:
         raise DataError(f'{len(shared)} images are in every split, first {min(shared)}: the lists in '
                         f'{source} are not the official splits')
+    chosen = {split: list(images)[:first[split] if first else None] for split, images in captions.items()}
     for split in expected:
-        _unpack(source / f'flickr8k_{split}_images.tar', out, set(captions[split]))
+        _unpack(source / f'flickr8k_{split}_images.tar', out, set(captions[split]), set(chosen[split]))
+    captions = {split: {image: captions[split][image] for image in images} for split, images in chosen.items()}
+    lists = {split: [row for row in rows if row['image'] in captions[split]] for split, rows in lists.items()}
     for split, rows in lists.items():
         _write_json(out / 'annotations' / f'karpathy_{split}.json', rows)
     _write_json(out / 'annotations' / 'captions_val.json', _coco_layout(lists['val'], captions['val']))
@@ -94,7 +99,7 @@ def _check(path, captions, number):
             raise DataError(f'{path}: image {image} has {len(texts)} captions, expected {CAPTIONS_PER_IMAGE}')
 
 
-def _unpack(path, out, wanted):
+def _unpack(path, out, listed, wanted):
     """Write the images of a tar file that are not there yet; its names decide nothing but the file name."""
     (out / 'images').mkdir(parents=True, exist_ok=True)
     found, new = set(), 0
@@ -103,11 +108,13 @@ def _unpack(path, out, wanted):
             for member in archive:
                 if member.isdir():
                     continue
-                if not member.isfile() or member.name not in wanted:
+                if not member.isfile() or member.name not in listed:
                     raise DataError(f'{path} holds {member.name!r}, which is no image of its list: expected '
                                     'images/NAME.jpg only')
                 found.add(member.name)
                 target = out / member.name
+                if member.name not in wanted:
+                    continue
                 if target.is_file() and target.stat().st_size == member.size:
                     continue
                 data = archive.extractfile(member).read()
@@ -119,10 +126,10 @@ def _unpack(path, out, wanted):
         raise DataError(f'{path} not found: --source must hold the tar file of each split') from None
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f'{path} could not be unpacked ({error}): copy it again') from error
-    if found != wanted:
-        raise DataError(f'{path} lacks {len(wanted - found)} images of its list, first '
-                        f'{min(wanted - found)}: copy it again')
-    print(f'{path.name}: {len(found)} images, {new} written')
+    if found != listed:
+        raise DataError(f'{path} lacks {len(listed - found)} images of its list, first '
+                        f'{min(listed - found)}: copy it again')
+    print(f'{path.name}: {len(wanted)} images, {new} written')
 
 
 def _coco_layout(rows, captions):
@@ -154,9 +161,11 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--source', type=Path, required=True, help='folder with the lists and the tar files')
     parser.add_argument('--out', type=Path, default=Path('data/flickr8k'), help='default: %(default)s')
+    parser.add_argument('--first', type=int, nargs=2, metavar=('TRAIN', 'VAL'),
+                        help='take only so many images of each split, for a check')
     args = parser.parse_args(argv)
     try:
-        counts = prepare(args.source, args.out)
+        counts = prepare(args.source, args.out, first=args.first and dict(zip(OFFICIAL_IMAGES, args.first)))
     except MMBlip2Error as error:
         print(error, file=sys.stderr)
         return 2

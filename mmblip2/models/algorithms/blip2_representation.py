@@ -16,7 +16,7 @@ from ..heads import ITCHead, ITMHead, LMHead
 from ..losses import contrastive_loss, query_text_similarity
 from ..qformer import QFormer
 from ..tokenizers import TextBatch
-from .base import EncodedImages, check_text_fits
+from .base import EncodedImages, check_text_fits, select_kv
 from .representation import Representation
 
 
@@ -39,13 +39,17 @@ class Blip2Representation(Representation):
         gather_grad (bool): Whether negatives of other processes carry gradients; False as LAVIS.
         global_token_mean (bool): Divide ITG by the tokens of all processes; False by the own ones, as LAVIS.
         negative_seed (int): Seed of the hard-negative draws.
+        loss_weights (dict, optional): Factors of 'itc', 'itm' and 'itg', 1 where not given. With 0 a loss is not
+            computed, and what only it trains has no gradient.
+        match_rows (int, optional): ITM and ITG take the first so many pairs of each process's batch, with negatives
+            from all of it: ITC profits from a large batch, and is the cheap part. Default: all.
         vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer'.
         allow_random (bool): Accept frozen parts with random weights.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If tokenizer and Q-Former do not fit.
+        ConfigError: If tokenizer and Q-Former do not fit, ``loss_weights`` or ``match_rows`` are no such values.
     """
 
     qformer: QFormer
@@ -53,7 +57,8 @@ class Blip2Representation(Representation):
     def __init__(self, vision: nn.Module, qformer: QFormer, tokenizer, embed_dim: int = 256,
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
-                 vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
+                 loss_weights: dict | None = None, match_rows: int | None = None, vision_norm_eps: float = 1e-5,
+                 frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
                  data_preprocessor: dict | None = None):
         if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
@@ -69,6 +74,11 @@ class Blip2Representation(Representation):
         self.gather_grad = gather_grad
         self.global_token_mean = global_token_mean
         self.negative_seed = negative_seed
+        self.loss_weights = _check_weights(loss_weights or {})
+        if match_rows is not None and (not isinstance(match_rows, int) or match_rows < 1):
+            raise ConfigError(f'match_rows is {match_rows!r}, expected a positive whole number of pairs, or None for '
+                              'the whole batch')
+        self.match_rows = match_rows
         self.register_buffer('num_steps', torch.zeros((), dtype=torch.int64))
 
     def loss(self, images: torch.Tensor, data_samples: Sequence) -> dict:
@@ -80,8 +90,8 @@ class Blip2Representation(Representation):
                 positives of one another.
 
         Returns:
-            dict: loss_itc, loss_itm, loss_itg and the statistics acc_itm, temperature, itm_dropped (rows without
-            any valid negative).
+            dict: loss_itc, loss_itm, loss_itg, those whose weight is 0 left out, and the statistics acc_itm,
+            itm_dropped (rows without any valid negative), temperature.
         """
         encoded = self.encode_image(images)
         text = self.tokenize([sample.text for sample in data_samples], images.device)
@@ -94,12 +104,19 @@ class Blip2Representation(Representation):
         t2i = query_text_similarity(gather(image_feats, self.gather_grad), text_feats).T
         i2t, t2i = i2t / self.itc_head.temperature, t2i / self.itc_head.temperature  # (B, G)
         positives = self._positives(data_samples, images.device)
-        loss_itc = (contrastive_loss(i2t, positives, self.label_smoothing)
-                    + contrastive_loss(t2i, positives, self.label_smoothing)) / 2
 
-        losses = dict(loss_itc=loss_itc)
-        losses.update(self._loss_itm(encoded, text, i2t, t2i, positives))
-        losses['loss_itg'] = self._loss_itg(text, query_cache)
+        losses = {}
+        if self.loss_weights['itc']:
+            losses['loss_itc'] = (contrastive_loss(i2t, positives, self.label_smoothing)
+                                  + contrastive_loss(t2i, positives, self.label_smoothing)) / 2
+        rows = slice(self.match_rows)
+        if self.loss_weights['itm']:
+            losses.update(self._loss_itm(encoded, text, i2t, t2i, positives, match_rows=self.match_rows))
+        if self.loss_weights['itg']:
+            losses['loss_itg'] = self._loss_itg(text.rows(rows), select_kv(query_cache, rows))
+        for name, weight in self.loss_weights.items():
+            if weight:
+                losses[f'loss_{name}'] = weight * losses[f'loss_{name}']
         losses['temperature'] = self.itc_head.temperature.detach()
         if self.training:
             self.num_steps += 1
@@ -123,3 +140,16 @@ class Blip2Representation(Representation):
                 text_mask: torch.Tensor | None = None) -> torch.Tensor:
         queries, text = started
         return self.itm_head(self.qformer.finish_joint(image_kv, queries, text, text_mask)).float()
+
+
+def _check_weights(given: dict) -> dict[str, float]:
+    """Weights of all losses.
+
+    Raises:
+        ConfigError: A name or value is wrong, or all are 0.
+    """
+    weights = {'itc': 1., 'itm': 1., 'itg': 1., **given}
+    if len(weights) > 3 or not all(isinstance(value, (int, float)) and value >= 0 for value in weights.values()) \
+            or not any(weights.values()):
+        raise ConfigError(f'loss_weights is {dict(given)}: expected numbers from 0 on for itc, itm and itg, not all 0')
+    return weights

@@ -1,6 +1,6 @@
 """What BLIP-2's stage 1 and BLIP's pre-training share, and with them retrieval: ITC, ITM, and a text that is written.
 
-Shapes: B images, W processes, G = W*B, T text tokens, N texts or pairs, C contrastive width.
+Shapes: B images, M of them matched, W processes, G = W*B, T text tokens, N texts or pairs, C contrastive width.
 """
 import hashlib
 import os
@@ -118,8 +118,9 @@ class Representation(VisionLanguageModel):
         ids = self._image_ids(data_samples, device)
         return same_image(ids, gather(ids), own_rows(len(ids), device))
 
-    def _loss_itm(self, encoded: EncodedImages, text: TextBatch, i2t, t2i, positives, floor: float = 0.) -> dict:
-        """Match or not: B true pairs, B texts with a wrong image, B images with a wrong text.
+    def _loss_itm(self, encoded: EncodedImages, text: TextBatch, i2t, t2i, positives, floor: float = 0.,
+                  match_rows: int | None = None) -> dict:
+        """Match or not: M true pairs, M texts with a wrong image, M images with a wrong text; M is B or less.
 
         Args:
             encoded: B images.
@@ -127,23 +128,27 @@ class Representation(VisionLanguageModel):
             i2t, t2i: Logits (B, G), from which wrong ones of all processes are drawn; (B, B): of this process only.
             positives: bool, of this shape.
             floor: See ``sample_hard_negatives``.
+            match_rows: The first so many pairs are matched; the wrong ones are drawn from all.
         """
         rank, size = world()
-        rows = len(text.mask)
+        own_only = positives.size(1) == len(text.mask) or size == 1
+        rows = min(match_rows or len(text.mask), len(text.mask))
+        i2t, t2i, positives = i2t[:rows], t2i[:rows], positives[:rows]
         draws = uniforms(self.negative_seed, int(self.num_steps), 2 * rank * rows, 2 * rows)
         image_index, image_valid = sample_hard_negatives(t2i, ~positives, draws[0::2], floor)
         text_index, text_valid = sample_hard_negatives(i2t, ~positives, draws[1::2], floor)
-        if positives.size(1) == rows or size == 1:
+        if own_only:
             wrong_kv = select_kv(encoded.image_kv, image_index)
             wrong_text = text.rows(text_index)
         else:  # the chosen patches travel, with their gradient
             wrong_kv = self.project_image(exchange_rows(encoded.patches, image_index))
             text = _pad_to_longest(text, self.tokenizer.pad_id)
             wrong_text = TextBatch(gather(text.input_ids), gather(text.mask)).rows(text_index)
-        image_kv = concat_kv([encoded.image_kv, wrong_kv, encoded.image_kv])
-        pairs = TextBatch(torch.cat([text.input_ids, text.input_ids, wrong_text.input_ids]),  # (3B, T)
-                          torch.cat([text.mask, text.mask, wrong_text.mask]))
-        logits = self._finish(image_kv, self._start(pairs), pairs.mask)  # (3B, 2)
+        right, right_kv = text.rows(slice(rows)), select_kv(encoded.image_kv, slice(rows))
+        image_kv = concat_kv([right_kv, wrong_kv, right_kv])
+        pairs = TextBatch(torch.cat([right.input_ids, right.input_ids, wrong_text.input_ids]),  # (3M, T)
+                          torch.cat([right.mask, right.mask, wrong_text.mask]))
+        logits = self._finish(image_kv, self._start(pairs), pairs.mask)  # (3M, 2)
         labels = torch.zeros(3 * rows, dtype=torch.int64, device=logits.device)
         labels[:rows] = 1
         valid = torch.cat([torch.ones_like(image_valid), image_valid, text_valid])

@@ -132,3 +132,47 @@ def test_tokens_of_another_width_than_the_qformer_expects_are_refused(tiny_parts
     with pytest.raises(ConfigError, match=r'encoder \(VisionTransformer\) are 16 wide, qformer.vision_width is 24: set '
                                           'it to 16'):
         build(tiny_parts)
+
+
+def test_loss_weights_scale_and_zero_leaves_out(tiny_parts):
+    full = build(tiny_parts).eval().loss(*batch())
+    scaled = build(tiny_parts, loss_weights=dict(itc=2, itm=0.5)).eval().loss(*batch())
+    for name, factor in (('itc', 2), ('itm', 0.5), ('itg', 1)):
+        torch.testing.assert_close(scaled[f'loss_{name}'], factor * full[f'loss_{name}'])
+    alone = build(tiny_parts, loss_weights=dict(itm=0, itg=0)).eval().loss(*batch())
+    assert set(alone) == {'loss_itc', 'temperature'} and alone['loss_itc'] == full['loss_itc']
+    assert set(build(tiny_parts, loss_weights=dict(itc=0)).loss(*batch())) == set(full) - {'loss_itc'}
+
+
+@pytest.mark.parametrize('weights', [dict(itx=1), dict(itm=-1), dict(itc='1'), dict(itc=0, itm=0, itg=0)])
+def test_wrong_loss_weights_are_named(tiny_parts, weights):
+    with pytest.raises(ConfigError, match='loss_weights is .* expected numbers from 0 on for itc, itm and itg, not'):
+        build(tiny_parts, loss_weights=weights)
+
+
+def test_part_of_the_batch_is_matched_against_all_of_it(tiny_parts):
+    """ITC is that of the batch, ITG that of the first rows alone; the ITM negatives may come from the others."""
+    images, samples = batch(4)
+    full, part = build(tiny_parts).eval(), build(tiny_parts, match_rows=2).eval()
+    losses = part.loss(images, samples)
+    assert losses['loss_itc'] == full.loss(images, samples)['loss_itc']
+    torch.testing.assert_close(losses['loss_itg'], full.loss(images[:2], samples[:2])['loss_itg'])
+    encoded, text = part.encode_image(images), part.tokenize([sample.text for sample in samples])
+    likes = torch.zeros(4, 4)
+    likes[:, 3] = 50.  # the negative of everything is row 3
+    eye = torch.eye(4, dtype=torch.bool)
+    pairs = [(0, 0, 1), (1, 1, 1), (3, 0, 0), (3, 1, 0), (0, 3, 0), (1, 3, 0)]
+    total = 0.
+    for image, row, label in pairs:
+        logits = part.match_logits(part.qformer.project_image(encoded.patches[image:image + 1]), text.rows([row]))
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor([label]))
+    result = part._loss_itm(encoded, text, likes, likes, eye, match_rows=2)
+    torch.testing.assert_close(result['loss_itm'], total / 6)
+    more = build(tiny_parts, match_rows=9).eval().loss(images, samples)
+    assert all(more[name] == value for name, value in full.loss(images, samples).items())
+
+
+@pytest.mark.parametrize('rows', [0, 2.5])
+def test_wrong_match_rows_is_named(tiny_parts, rows):
+    with pytest.raises(ConfigError, match=f'match_rows is {rows}, expected a positive whole number'):
+        build(tiny_parts, match_rows=rows)
