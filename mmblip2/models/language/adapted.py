@@ -45,11 +45,11 @@ def check_packages(lora, quantize):
 
 def quantization(quantize, dtype):
     """transformers' settings for weights of 8 or 4 bits (NF4), computed with in ``dtype``."""
-    from transformers import BitsAndBytesConfig
+    import transformers
     if quantize == '8bit':
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4',
-                              bnb_4bit_compute_dtype=getattr(torch, dtype))
+        return transformers.BitsAndBytesConfig(load_in_8bit=True)
+    return transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4',
+                                           bnb_4bit_compute_dtype=getattr(torch, dtype))
 
 
 def add_lora(model, lora):
