@@ -320,6 +320,11 @@ def _refuse(cfg, model):
                 'wide (OPT-350m); transformers projects the queries to the latter and then mixes the images of a batch')
         if not getattr(language, 'add_special_tokens', True):
             problems.append('model.language_model.add_special_tokens is False; its processor adds them')
+        if language.must_be_frozen:
+            problems.append(f'model.language_model has {language.must_be_frozen}, for which its layout has no place: '
+                            'call model.language_model.merge_lora(), write model.language_model.model with '
+                            'save_pretrained, and name that folder as model.language_model.model, without lora and '
+                            'quantize')
         if isinstance(cfg.model.language_model.get('tokenizer'), dict):  # SizeOnlyTokenizer of a bare folder
             problems.append('model.language_model.tokenizer has no files, and its processor needs one: give the folder '
                             'of a tokenizer')

@@ -103,7 +103,7 @@ def shard(model, wrap=()):
     chosen = _chosen(model, wrap)
     if hasattr(model, 'init_weights'):
         model.init_weights()
-    _check_frozen(model)
+    check_frozen(model)  # their sums are made now, before they are divided
     device = torch.device(get_device())
     mesh = dist.device_mesh.init_device_mesh(device.type, (dist.get_world_size(), ))
     scalars = _scalars_to_rows(model)
@@ -158,8 +158,12 @@ def _chosen(model, wrap):
     return list(found.values())
 
 
-def _check_frozen(model):
-    """Frozen parts are not sent around, so they must be equal; their sums are made before they are divided."""
+def check_frozen(model):
+    """Frozen parts are not sent around, so every process must have read the same ones.
+
+    Raises:
+        ConfigError: They differ.
+    """
     own = {name: part['sha256'] for name, part in model.frozen_record().items()} if hasattr(
         model, 'frozen_record') else {}
     for rank, other in enumerate(gather_objects(own)):
@@ -294,5 +298,5 @@ def describe(model):
             'of the weights')
 
 
-__all__ = ['GatherHook', 'ReleaseHook', 'adapt_clipping', 'check', 'describe', 'divided_state', 'gather_weights',
-           'is_sharded', 'problems', 'release_weights', 'shard', 'whole_state']
+__all__ = ['GatherHook', 'ReleaseHook', 'adapt_clipping', 'check', 'check_frozen', 'describe', 'divided_state',
+           'gather_weights', 'is_sharded', 'problems', 'release_weights', 'shard', 'whole_state']

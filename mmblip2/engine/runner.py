@@ -156,6 +156,11 @@ class Runner(_Runner):
             options.pop('type', None)
             options.setdefault('broadcast_buffers', False)
             options.setdefault('find_unused_parameters', self.cfg.get('find_unused_parameters', False))
+            # frozen weights from a file stay the mapped file, which all processes of a host share: nothing writes there
+            model._ddp_params_and_buffers_to_ignore = [
+                f'{name}.{key}' for name, part in getattr(model, 'frozen_parts', dict)().items()
+                if getattr(part, 'weights_source', None) is not None
+                for key, parameter in part.named_parameters() if not parameter.requires_grad]
             return MMDistributedDataParallel(module=model, device_ids=None, **options)
         return super().wrap_model(model_wrapper_cfg, model)
 
@@ -342,6 +347,8 @@ class Runner(_Runner):
     def _load_or_resume(self):
         for line in self._describe():
             self.logger.info(line)
+        if self.distributed:
+            fsdp.check_frozen(self.bare_model)
         if self._for_test:
             if self._load_from is None:
                 raise CheckpointError('test needs a checkpoint: load_from is None')

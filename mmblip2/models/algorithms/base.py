@@ -64,7 +64,7 @@ def fingerprint(module: nn.Module) -> str:
     What was resized for another input size counts as it was before, so that the size does not change what a module is:
     such a module, or one inside it, has the originals in a dict ``before_resize``, name to tensor.
     """
-    state = module.state_dict()
+    state = getattr(module, 'frozen_state', module.state_dict)()
     for name, original in _before_resize(module).items():
         state[name] = original.to(state[name].dtype)
     return digest(sorted(state.items()))
@@ -108,8 +108,8 @@ class VisionLanguageModel(BaseModel):
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If ``frozen`` names an unknown part, a frozen part has random weights and ``allow_random`` is not
-            set, or the reader expects tokens of another width than the encoder's.
+        ConfigError: If ``frozen`` names an unknown part or lacks one that must be frozen, a frozen part has random
+            weights and ``allow_random`` is not set, or the reader expects tokens of another width than the encoder's.
     """
 
     #: fnmatch patterns of checkpoint keys that another stage has and this model does not need
@@ -133,6 +133,11 @@ class VisionLanguageModel(BaseModel):
         if unknown:
             raise ConfigError(f'frozen={list(frozen)} names {unknown}, but the parts of {type(self).__name__} are '
                               f'{list(parts)}')
+        for name, part in parts.items():
+            reason = getattr(part, 'must_be_frozen', None)
+            if reason is not None and name not in frozen:
+                raise ConfigError(f'model.{name} has {reason}, which keeps its weights as they are: put {name!r} into '
+                                  'model.frozen')
         self._frozen = tuple(frozen)
         self._record: dict[str, dict] | None = None
         for name, part in self.frozen_parts().items():

@@ -27,6 +27,7 @@ from ..hub import (
     suggestion,
     unknown_settings,
 )
+from .adapted import add_lora, check_packages, lora_parameters, merge_lora, quantization, without_lora
 
 _DTYPES = ('float32', 'bfloat16', 'float16')
 #: settings of a generation that choose or fill a cache of their own
@@ -52,6 +53,11 @@ class LanguageModel(nn.Module):
         tokenizer (str or tokenizer, optional): Folder of the tokenizer, or a ready one; default: ``model``.
         dtype (str): Type of the weights: ``'float32'``, ``'bfloat16'`` or ``'float16'``.
         max_text_len (int): Longest text of a training sample, in tokens.
+        lora (dict, optional): Train low-rank matrices beside the frozen weights (needs peft): ``dict(r=8, alpha=16,
+            targets=['q_proj', 'v_proj'])``; without ``targets`` the layers that peft knows for the architecture. They
+            are in every checkpoint, the frozen weights are not. :meth:`merge_lora` ends it.
+        quantize (str, optional): ``'8bit'`` or ``'4bit'`` keeps the frozen weights so (needs bitsandbytes and
+            accelerate, and ``model``); ``dtype`` is what it computes in.
         attention (str, optional): ``attn_implementation`` of transformers. Training under bfloat16 autocast on
             a CPU is a quarter faster with ``'eager'`` than with the default (torch 2.15, OPT of width 128).
 
@@ -70,8 +76,12 @@ class LanguageModel(nn.Module):
     """
 
     def __init__(self, auto_class, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
-                 max_text_len=32, attention=None):
+                 max_text_len=32, attention=None, lora=None, quantize=None):
         super().__init__()
+        check_packages(lora, quantize)
+        if quantize is not None and (model is None or weights is not None):
+            raise ConfigError(f'quantize={quantize!r} of the language model reads a folder of transformers: set model, '
+                              'and leave weights out')
         if dtype not in _DTYPES:
             raise ConfigError(f'dtype of the language model is {dtype!r}, expected one of '
                               f'{", ".join(_DTYPES)}')
@@ -90,7 +100,8 @@ class LanguageModel(nn.Module):
         else:
             overrides = plain(config or {})
             model_type = overrides.pop('model_type', None)
-            self.model = _from_folder(auto_class, local_or_hub(model), overrides, dtype, attention)
+            self.model = _from_folder(auto_class, local_or_hub(model), overrides, dtype, attention,
+                                      quantize)
             if model_type not in (None, self.model.config.model_type):
                 raise ConfigError(f'the language model {model} is of model_type {self.model.config.model_type!r}, its '
                                   f'config says {model_type!r}: give the folder and the config of one model')
@@ -109,6 +120,31 @@ class LanguageModel(nn.Module):
             load_weights(self, weights, prefix='language_model')
             self.weights_source = weights
         self._reset_generation_config()
+        self.has_lora = lora is not None
+        #: why the model must have it among its frozen parts
+        self.must_be_frozen = f'quantize={quantize!r}' if quantize else 'lora' if lora is not None else None
+        if lora is not None:
+            add_lora(self.model, lora)
+            self.requires_grad_(False)
+
+    def requires_grad_(self, requires_grad=True):
+        """As of every module, but the matrices of ``lora`` are always trained."""
+        super().requires_grad_(requires_grad)
+        if self.has_lora:
+            for parameter in lora_parameters(self.model):
+                parameter.requires_grad_(True)
+        return self
+
+    def frozen_state(self):
+        """State dict of what is never trained, by the names without ``lora``."""
+        return without_lora(self.state_dict())
+
+    def merge_lora(self):
+        """Add the trained matrices to the weights and end ``lora``: ``self.model.save_pretrained(folder)`` then writes
+        a folder that a config may name as ``model``."""
+        if self.has_lora:
+            merge_lora(self.model)
+            self.has_lora, self.must_be_frozen = False, None
 
     def _reset_generation_config(self):
         # A folder may bring sampling settings of its own; what is generated is decided by the arguments.
@@ -369,7 +405,7 @@ def _load_tokenizer(folder):
                           f'({first_lines(error)})') from error
 
 
-def _from_folder(auto_class, folder, overrides, dtype, attention):
+def _from_folder(auto_class, folder, overrides, dtype, attention, quantize=None):
     import transformers
     settings = plain(overrides or {})
     tied = settings.pop('tie_word_embeddings', None)  # set afterwards, it would untie T5's two inputs as well
@@ -390,6 +426,8 @@ def _from_folder(auto_class, folder, overrides, dtype, attention):
             # Tensors of another shape are refused below, with their names.
             how = dict(config=config, dtype=getattr(torch, dtype), attn_implementation=attention,
                        ignore_mismatched_sizes=True, output_loading_info=True)
+            if quantize is not None:
+                how['quantization_config'] = quantization(quantize, dtype)
             if outer is None:
                 model, info = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=False, **how)
             else:

@@ -28,7 +28,8 @@ class CausalLM(LanguageModel):
     Differs from LAVIS: a prompt for generation is never cut.
 
     Args:
-        model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`.
+        model, config, weights, tokenizer, dtype, max_text_len, attention, lora, quantize: See
+            :class:`LanguageModel`.
         ending (str | int, optional): The one token, or its id, that ends every target and stops the generation.
             Default: a new line for OPT, the tokenizer's end-of-sequence token for the others.
         add_special_tokens (bool): Whether the tokenizer adds what it adds by itself (BOS for OPT and Llama).
@@ -39,9 +40,9 @@ class CausalLM(LanguageModel):
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
-                 max_text_len=32, ending=None, add_special_tokens=True, attention=None):
+                 max_text_len=32, ending=None, add_special_tokens=True, attention=None, lora=None, quantize=None):
         super().__init__('AutoModelForCausalLM', model, config, weights, tokenizer, dtype, max_text_len,
-                         attention)
+                         attention, lora, quantize)
         self._check_length(max_text_len, 'max_text_len alone makes')
         self.add_special_tokens = add_special_tokens
         if ending is None:

@@ -18,7 +18,8 @@ class Seq2SeqLM(LanguageModel):
     target are each cut to ``max_text_len`` tokens and keep their ``</s>``.
 
     Args:
-        model, config, weights, tokenizer, dtype, max_text_len, attention: See :class:`LanguageModel`. LAVIS
+        model, config, weights, tokenizer, dtype, max_text_len, attention, lora, quantize: See
+            :class:`LanguageModel`. LAVIS
             runs Flan-T5 with ``config=dict(dense_act_fn='gelu')``.
 
     Raises:
@@ -28,12 +29,12 @@ class Seq2SeqLM(LanguageModel):
     """
 
     def __init__(self, model=None, config=None, weights=None, tokenizer=None, dtype='float32',
-                 max_text_len=32, attention=None):
+                 max_text_len=32, attention=None, lora=None, quantize=None):
         if dtype == 'float16':
             raise ConfigError("dtype of the language model is 'float16', in which T5 overflows: use "
                               "'bfloat16' or 'float32'")
         super().__init__('AutoModelForSeq2SeqLM', model, config, weights, tokenizer, dtype, max_text_len,
-                         attention)
+                         attention, lora, quantize)
         self._check_length(max_text_len, 'max_text_len alone makes')
         self.end_id = self.tokenizer.eos_token_id
         if self.end_id is None:
