@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..registry import LOOPS, METRICS, MODELS, RUNNERS
 from ..utils.dist import gather_objects
 from ..utils.env import describe_device, environment
 from .activation_checkpointing import instead_of_mmengines
+from .compiling import compile_modules, uncompiled
 from .ema import EMAHook
 from .loops import EpochBasedTrainLoop
 from .preempt import PreemptHook, ValidationLeft, outlasts_term
@@ -52,6 +54,7 @@ class Runner(_Runner):
     - resume and test refuse a checkpoint whose frozen parts are not those of the model;
     - several processes work on CPU (gloo);
     - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
+    - ``compile`` is for layers by name (see ``mmblip2.engine.compiling``);
     - a parameter schedule without ``end`` ends with the training;
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
     - the console starts with about a dozen lines, the log file has everything.
@@ -185,7 +188,8 @@ class Runner(_Runner):
 
     def _validate(self, run):
         try:
-            with random_state_kept():  # a validation changes no random number of the training
+            compiled = uncompiled() if self.cfg.get('compile') else nullcontext()
+            with random_state_kept(), compiled:  # a validation changes no random number of the training
                 return run()
         except ValidationLeft as left:
             left.hook.stop(self)
@@ -228,6 +232,12 @@ class Runner(_Runner):
     def train(self):
         with instead_of_mmengines():
             return super().train()
+
+    def _maybe_compile(self, target):
+        """Instead of the whole ``train_step``, with its tokenizer and its lists, the layers that repeat."""
+        if self.cfg.get('compile'):
+            names = compile_modules(self.bare_model, self.cfg.compile)
+            self.logger.info(f'compiled in the first iterations: {len(names)} modules, {names[0]} to {names[-1]}')
 
     def between_iterations(self):
         """Called by the training loops whenever an iteration is counted: the place to end a training."""
