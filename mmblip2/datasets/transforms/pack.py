@@ -8,6 +8,8 @@ from mmblip2.errors import DataError
 from mmblip2.registry import TRANSFORMS
 from mmblip2.structures import FIELDS, DataSample
 
+from .image import as_pillow
+
 
 @TRANSFORMS.register_module()
 class PackInputs:
@@ -35,10 +37,11 @@ class PackInputs:
 
 
 def _pixels(image):
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)
+    return torch.from_numpy(np.array(as_pillow(image))).permute(2, 0, 1).contiguous()  # (3, H, W)
 
 
 def _stack(images):
+    images = [as_pillow(image) for image in images]
     sizes = sorted({image.size for image in images})
     if len(sizes) > 1:
         raise DataError(f'the images of one sample differ in size, {sizes[0]} and {sizes[-1]} (width, height): end the '
