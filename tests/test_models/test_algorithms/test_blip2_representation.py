@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
@@ -163,3 +164,27 @@ def test_tokens_of_another_width_than_the_qformer_expects_are_refused(tiny_parts
     with pytest.raises(ConfigError, match=r'encoder \(VisionTransformer\) are 16 wide, qformer.vision_width is 24: set '
                                           'it to 16'):
         build(tiny_parts)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose result Python waits: on a GPU the queue runs empty there."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
+                                                  torch.ops.aten.is_nonzero)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_the_device_as_often_for_many_images_as_for_few(tiny_parts):
+    model = build(tiny_parts).train()
+    counts = []
+    for size in (2, 4):
+        with Waits() as waits:
+            losses = model.loss(*batch(size))
+            sum(value for key, value in losses.items() if key.startswith('loss')).backward()
+        counts.append(waits.count)
+    assert counts[0] == counts[1] <= 2
