@@ -296,7 +296,7 @@ class WebShards(TextGallery):
         file, members, key = self._sample(index)
         path = self._path(index if self._shown is None else self._shown[index])
         captions, image_id = self.keys.read(members, lambda ending: file.read(members[ending]))
-        image_id = path if image_id in (None, '') else parse_image_id(image_id, path)
+        image_id = path if image_id in (None, '') else parse_image_id(image_id, path, path)
         row = dict(sample_idx=index, image_id=image_id, img_path=path)
         return dict(row, gt_caption=captions, texts=list(captions)) if self.test_mode else dict(row, captions=captions)
 

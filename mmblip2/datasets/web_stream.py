@@ -191,7 +191,7 @@ class WebStream(IterableDataset):
         rng = np.random.default_rng((self.seed or 0, number, index))
         results = dict(
             sample_idx=index, img_path=path, image=read_image(io.BytesIO(members[ending])), rng=rng,
-            image_id=path if image_id in (None, '') else parse_image_id(image_id, path),
+            image_id=path if image_id in (None, '') else parse_image_id(image_id, path, path),
             caption=captions[int(rng.integers(len(captions)))])
         packed = self.pipeline(results)
         if packed is None or 'data_samples' not in packed:

@@ -5,6 +5,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from . import fsdp
 from .activation_checkpointing import instead_of_mmengines
 from .bad_samples import BadSamplesHook
 from .cached_features import use_feature_caches
+from .compiling import compile_modules, uncompiled
 from .ema import EMAHook
 from .iter_loop import SeekIterLoop
 from .loops import EpochBasedTrainLoop
@@ -60,6 +62,7 @@ class Runner(_Runner):
     - several processes work on CPU (gloo);
     - ``fsdp=dict(wrap=[...])`` divides the model among the processes instead of DDP (see ``mmblip2.engine.fsdp``);
     - SIGTERM saves and exits with 143, ``activation_checkpointing`` keeps the gradients behind a frozen part;
+    - ``compile`` is for layers by name (see ``mmblip2.engine.compiling``);
     - a parameter schedule without ``end`` ends with the training;
     - bad samples that a data set replaced are counted (``BadSamplesHook``);
     - a model with ``frozen_parts`` initialises itself, the same way on every process;
@@ -219,7 +222,8 @@ class Runner(_Runner):
 
     def _validate(self, run):
         try:
-            with random_state_kept():  # a validation changes no random number of the training
+            compiled = uncompiled() if self.cfg.get('compile') else nullcontext()
+            with random_state_kept(), compiled:  # a validation changes no random number of the training
                 return run()
         except ValidationLeft as left:
             if fsdp.is_sharded(self.model):
@@ -264,6 +268,12 @@ class Runner(_Runner):
     def train(self):
         with instead_of_mmengines(), naming_lost_processes():
             return super().train()
+
+    def _maybe_compile(self, target):
+        """Instead of the whole ``train_step``, with its tokenizer and its lists, the layers that repeat."""
+        if self.cfg.get('compile'):
+            names = compile_modules(self.bare_model, self.cfg.compile)
+            self.logger.info(f'compiled in the first iterations: {len(names)} modules, {names[0]} to {names[-1]}')
 
     def between_iterations(self):
         """Called by the training loops whenever an iteration is counted: the place to end a training."""

@@ -566,10 +566,12 @@ class _Checker:
         frozen = model.get('frozen')
         if isinstance(frozen, str):
             self.add('model.frozen', f'expected a list of names, got {frozen!r}; write ({frozen!r},)')
-        patterns = self.cfg.get('activation_checkpointing') or ()
         named = [('model.frozen', name) for name in (frozen if isinstance(frozen, (list, tuple)) else ())]
-        named += [('activation_checkpointing', name.split('.')[0])
-                  for name in ([patterns] if isinstance(patterns, str) else patterns)]
+        compile = self.cfg.get('compile')
+        compiled = compile.get('modules') or () if isinstance(compile, dict) else ()
+        for key, patterns in (('activation_checkpointing', self.cfg.get('activation_checkpointing') or ()),
+                              ('compile.modules', compiled)):
+            named += [(key, name.split('.')[0]) for name in ([patterns] if isinstance(patterns, str) else patterns)]
         names = [key for key, value in model.items() if isinstance(value, dict)]
         for path, name in named:
             if name not in names and difflib.get_close_matches(name, names, 1):

@@ -90,13 +90,15 @@ KINDS = [
     ('log_level', 'INFOO', 'expected one of DEBUG, INFO'),
     ('default_scope', 'mmblip', "did you mean 'mmblip2'?"),
     ('activation_checkpointing', 'qformr.layers.*', "did you mean 'qformer'?"),
+    ('compile', dict(modules='qformr.layers.*'), "did you mean 'qformer'?"),
     ('checkpoint_config', dict(interval=1), "did you mean 'default_hooks.checkpoint'?"),
     ('clip_grad', dict(max_norm=1.), "did you mean 'optim_wrapper.clip_grad'?"),
     ('find_unused_parameters', 'True', "expected True or False, got 'True'"),
 ]
 PLACES_IN_MESSAGES = {'train_dataloader.dataset.pipeline.0': 'train_dataloader.dataset.pipeline[0]',
                       'param_scheduler.0': 'param_scheduler[0]', 'param_scheduler.1.begin': 'param_scheduler[1].begin',
-                      'auto_scale_lr': 'auto_scale_lr.base_batchsize', 'test_evaluator': 'test_evaluator[0]',
+                      'compile': 'compile.modules', 'auto_scale_lr': 'auto_scale_lr.base_batchsize',
+                      'test_evaluator': 'test_evaluator[0]',
                       'visualizer': 'visualizer.vis_backends[0]',
                       'optim_wrapper.paramwise_cfg.custom_keys': 'optim_wrapper.paramwise_cfg.custom_keys.temperature'}
 

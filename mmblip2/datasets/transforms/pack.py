@@ -8,6 +8,8 @@ from mmblip2.errors import DataError
 from mmblip2.registry import TRANSFORMS
 from mmblip2.structures import FIELDS, DataSample
 
+from .image import as_pillow
+
 
 @TRANSFORMS.register_module()
 class PackInputs:
@@ -40,11 +42,12 @@ class PackInputs:
 
 
 def pixels_of(image):
-    """uint8 (3, H, W) of an RGB ``PIL.Image``."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    """uint8 (3, H, W) of an RGB ``PIL.Image``, or of pixels of torchvision."""
+    return torch.from_numpy(np.array(as_pillow(image))).permute(2, 0, 1).contiguous()
 
 
 def _stack(images):
+    images = [as_pillow(image) for image in images]
     sizes = sorted({image.size for image in images})
     if len(sizes) > 1:
         raise DataError(f'the images of one sample differ in size, {sizes[0]} and {sizes[-1]} (width, height): end the '

@@ -56,7 +56,7 @@ class CausalLM(LanguageModel):
                               "one: choose another, the tokenizer's end-of-sequence token for example")
         self.end_id = end_ids[0]
         self._told_of_no_room = False
-        self._takes = inspect.signature(self.model.forward).parameters
+        self._takes = set(inspect.signature(self.model.forward).parameters)
         self._can_keep = 'logits_to_keep' in self._takes
 
     def loss(self, prefix, prompts, targets):

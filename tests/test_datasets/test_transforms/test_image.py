@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmblip2.datasets.transforms import LoadImage, RandAugment, RandomFlip, RandomResizedCrop, Resize
+from mmblip2.datasets.transforms import LoadImage, PackInputs, RandAugment, RandomFlip, RandomResizedCrop, Resize
 from mmblip2.datasets.transforms.image import AUGMENTATIONS
 from mmblip2.errors import ConfigError, DataError
 
@@ -247,3 +247,58 @@ def test_randaugment_with_patch_labels_is_refused():
 def test_load_image_refuses_a_sample_with_two_images():
     with pytest.raises(ConfigError, match='the sample has 2 images, LoadImage reads one: .*EachImage'):
         LoadImage()({'img_path': ('a.png', 'b.png')})
+
+
+def smooth_photo(path, mode='RGB', **settings):
+    """A JPEG file of gradients, shapes and a little noise."""
+    across, down = np.meshgrid(np.linspace(0, 255, 150), np.linspace(0, 255, 110))
+    pixels = np.stack([across, down, 255 - across], axis=-1) + np.random.default_rng(0).normal(0, 8, (110, 150, 3))
+    pixels[30:60, 40:90] = (220, 20, 60)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).convert(mode).save(path, quality=90, **settings)
+    return str(path)
+
+
+@pytest.mark.parametrize('mode, tensor', [('RGB', True), ('L', True), ('CMYK', False)])
+def test_torchvision_gives_nearly_the_pixels_of_pillow_in_every_training_transform(tmp_path, mode, tensor):
+    path = smooth_photo(tmp_path / 'a.jpg', mode)
+    loaded = LoadImage(backend='torchvision')({'img_path': path})['image']
+    assert isinstance(loaded, torch.Tensor) is tensor
+    for transforms in ([Resize(32)], [RandomResizedCrop(32)], [RandomFlip(1.), Resize(32)], [Resize(32, 'nearest')],
+                       [RandomResizedCrop((24, 40)), RandomFlip(), RandAugment()]):
+        both = []
+        for backend in ('pillow', 'torchvision'):
+            results = LoadImage(backend=backend)({'img_path': path, 'rng': np.random.default_rng(1)})
+            for transform in transforms:
+                results = transform(results)
+            both.append(PackInputs()(results)['inputs'])
+        assert both[0].shape == both[1].shape and both[1].dtype == torch.uint8
+        difference = (both[0].int() - both[1].int()).abs()
+        assert difference.float().mean() < 1 and difference.max() < 32, transforms
+    assert PackInputs()(LoadImage(backend='torchvision')({'img_path': path}))['inputs'].shape == (3, 110, 150)
+
+
+@pytest.mark.parametrize('name', ['cut.jpg', 'text.jpg', 'missing.jpg'])
+def test_torchvision_names_broken_files_as_pillow_does(tmp_path, name):
+    path = tmp_path / 'cut.jpg'
+    smooth_photo(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    (tmp_path / 'text.jpg').write_text('<html>')
+    with pytest.raises(DataError, match=rf'cannot read image .*{name} \(sample 5\)'):
+        LoadImage(backend='torchvision')({'img_path': str(tmp_path / name), 'sample_idx': 5})
+
+
+def test_torchvision_leaves_other_formats_to_pillow(tmp_path):
+    noise(6, 4, 'RGBA').save(tmp_path / 'a.png')
+    image = LoadImage(backend='torchvision')({'img_path': str(tmp_path / 'a.png')})['image']
+    assert image.mode == 'RGB' and image.size == (6, 4)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ConfigError, match="backend of LoadImage is 'cv2', expected 'pillow' or 'torchvision'"):
+        LoadImage(backend='cv2')
+
+
+def test_without_torchvision_it_is_said_when_the_pipeline_is_built(monkeypatch):
+    monkeypatch.setattr('mmblip2.datasets.transforms.image.find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match="has no torchvision.io: install one that has, or set backend='pillow'"):
+        LoadImage(backend='torchvision')

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
@@ -176,3 +177,27 @@ def test_part_of_the_batch_is_matched_against_all_of_it(tiny_parts):
 def test_wrong_match_rows_is_named(tiny_parts, rows):
     with pytest.raises(ConfigError, match=f'match_rows is {rows}, expected a positive whole number'):
         build(tiny_parts, match_rows=rows)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for whose result Python waits: on a GPU the queue runs empty there."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
+                                                  torch.ops.aten.is_nonzero)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_the_device_as_often_for_many_images_as_for_few(tiny_parts):
+    model = build(tiny_parts).train()
+    counts = []
+    for size in (2, 4):
+        with Waits() as waits:
+            losses = model.loss(*batch(size))
+            sum(value for key, value in losses.items() if key.startswith('loss')).backward()
+        counts.append(waits.count)
+    assert counts[0] == counts[1] <= 2
