@@ -147,7 +147,7 @@ def test_a_file_for_matching_is_tested_without_momentum_encoders(bert, tmp_path)
         model = build(tiny('retrieval', bert, queue_size=queue_size))
         report = io.load_strict(model, io.read_checkpoint(tmp_path / 'itm.pth'), 'itm.pth')
         assert torch.equal(model.itm_head.classifier.weight, state['itm_head.weight'])
-        assert float(model.itc_head.temperature) == pytest.approx(0.05)
+        assert model.itc_head.temperature.item() == pytest.approx(0.05)
         assert not report.missing
 
 

@@ -13,11 +13,12 @@ from mmblip2.registry import MODELS
 
 from ..heads import ITCHead
 from ..tokenizers import TextBatch
-from .base import EncodedImages, VisionLanguageModel, check_text_fits
+from .base import EncodedImages, check_text_fits
+from .features import Features
 
 
 @MODELS.register_module()
-class Blip2Features(VisionLanguageModel):
+class Blip2Features(Features):
     """A part of BLIP-2 for its features alone; it is not trained.
 
     =================================  ====================================================
@@ -44,6 +45,8 @@ class Blip2Features(VisionLanguageModel):
         ConfigError: There is neither ``vision`` nor ``qformer``, or tokenizer, projection and Q-Former do not fit.
     """
 
+    whole, text_part = 'BLIP-2', 'text half'
+    trained_as = 'give its folder to load_from of a Blip2Representation or Blip2Generation'
     droppable = ('itm_head.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
     qformer: Any
 
@@ -81,17 +84,8 @@ class Blip2Features(VisionLanguageModel):
             ConfigError: There is no vision encoder.
         """
         self._need('vision', 'vision encoder')
-        patches = self.vision_norm(self.vision(images).float())  # (B, P, E)
+        patches = self.vision_norm(self._see(images).float())  # (B, P, E)
         return EncodedImages(patches, self.qformer.project_image(patches) if self.qformer is not None else [])
-
-    def tokenize(self, texts: list[str], device=None) -> TextBatch:
-        """Token ids of texts, at most ``max_text_len`` long.
-
-        Raises:
-            ConfigError: The model reads no text.
-        """
-        self._need('tokenizer', 'text half')
-        return self.tokenizer(texts, self.max_text_len, device)
 
     @torch.no_grad()
     def image_features(self, encoded: EncodedImages) -> torch.Tensor:
@@ -113,16 +107,3 @@ class Blip2Features(VisionLanguageModel):
         """
         self._need('itc_head', 'projection of texts')
         return self.itc_head.text_features(self.qformer.forward_text(*text))
-
-    def loss(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('Blip2Features is not trained: give its folder to load_from of a Blip2Representation or '
-                          'Blip2Generation')
-
-    def predict(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('Blip2Features has features only: call encode_image, image_features or text_features')
-
-    def _need(self, name, what):
-        if getattr(self, name, None) is None:
-            raise ConfigError(f'this Blip2Features has no {what}: it was built from a part of BLIP-2 without one')

@@ -14,11 +14,12 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
 from ..tokenizers import TextBatch
-from .base import EncodedImages, VisionLanguageModel, check_text_fits
+from .base import EncodedImages, check_text_fits
+from .features import Features
 
 
 @MODELS.register_module()
-class BlipFeatures(VisionLanguageModel):
+class BlipFeatures(Features):
     """A part of BLIP for its features alone; it is not trained.
 
     =========================  ==================================================
@@ -41,6 +42,9 @@ class BlipFeatures(VisionLanguageModel):
     Raises:
         ConfigError: There is neither ``vision`` nor ``text_encoder``, or what is there does not fit together.
     """
+
+    whole, text_part = 'BLIP', 'text encoder'
+    trained_as = 'take a BlipRepresentation or a BlipGeneration'
 
     def __init__(self, vision: nn.Module | None = None, text_encoder: nn.Module | None = None, tokenizer=None,
                  embed_dim: int | None = None, max_text_len: int = 512, frozen: Sequence[str] = (),
@@ -77,17 +81,8 @@ class BlipFeatures(VisionLanguageModel):
             ConfigError: There is no vision encoder.
         """
         self._need('vision', 'vision encoder')
-        patches = self.vision(images).float()
+        patches = self._see(images).float()
         return EncodedImages(patches, self.project_image(patches) if self.text_encoder is not None else [])
-
-    def tokenize(self, texts: list[str], device=None) -> TextBatch:
-        """Token ids of texts, at most ``max_text_len`` long.
-
-        Raises:
-            ConfigError: The model reads no text.
-        """
-        self._need('tokenizer', 'text encoder')
-        return self.tokenizer(texts, self.max_text_len, device)
 
     @torch.no_grad()
     def pooled_image(self, encoded: EncodedImages) -> torch.Tensor:
@@ -147,15 +142,3 @@ class BlipFeatures(VisionLanguageModel):
             ConfigError: There are no projections.
         """
         return self.logit_scale.exp() * self.image_features(encoded) @ self.text_features(text).T
-
-    def loss(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('BlipFeatures is not trained: take a BlipRepresentation or a BlipGeneration')
-
-    def predict(self, images, data_samples):
-        """Not a mode of this model."""
-        raise ConfigError('BlipFeatures has features only: call encode_image, image_features or text_features')
-
-    def _need(self, name, what):
-        if getattr(self, name, None) is None:
-            raise ConfigError(f'this BlipFeatures has no {what}: it was built from a part of BLIP without')
