@@ -123,7 +123,7 @@ def test_vision_model(saved, photos):
     assert_close(model.ours.pooled_image(encoded), expected.pooler_output)
     assert (model.theirs(perturbed(model.photos)).last_hidden_state - encoded.patches).abs().max() > 1e-2
     assert_close(FeatureExtractor(model.folder, device='cpu').get_image_features(photos), expected.last_hidden_state)
-    with pytest.raises(ConfigError, match='this BlipFeatures has no part that reads text'):
+    with pytest.raises(ConfigError, match='this BlipFeatures has no text encoder'):
         model.ours.tokenize(TEXTS)
     with pytest.raises(ConfigError, match='this BlipFeatures has no contrastive projections'):
         model.ours.image_features(encoded)

@@ -177,8 +177,9 @@ class LoadImage:
 
     def __call__(self, results):
         path = results.get('img_path')
-        if isinstance(path, (list, tuple)):
-            raise ConfigError(f'the sample has {len(path)} images, LoadImage reads one: put the image transforms of '
+        given = results.get('image', path)
+        if isinstance(given, (list, tuple)):
+            raise ConfigError(f'the sample has {len(given)} images, LoadImage reads one: put the image transforms of '
                               "this pipeline into dict(type='EachImage', transforms=[...])")
         if self.backend == 'torchvision' and 'image' not in results:
             pixels = read_jpeg(path)

@@ -10,7 +10,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import ConfigError, DataError
 
 from ..layers import BertTower
 from ..layers.attention import KeyValue
@@ -199,9 +199,16 @@ class VisionLanguageModel(BaseModel):
         return self.reader.project_image(patches)
 
     def _see(self, images, vision: Any = None) -> torch.Tensor:
-        """Tokens (B, P, E) of the vision encoder, or of another one like it."""
-        if images.ndim == 3:  # they are, from a feature cache
+        """Tokens (B, P, E) of the vision encoder, or of another one like it.
+
+        Raises:
+            DataError: The images are not (B, 3, H, W).
+        """
+        if images.dim() == 3:  # they are, from a feature cache
             return images
+        if images.dim() != 4:
+            raise DataError(f'{type(self).__name__} reads one image a sample, got images of shape '
+                            f'{tuple(images.shape)}, expected (B, 3, H, W): take EachImage out of the pipeline')
         vision = self.vision if vision is None else vision
         if self.vision_dtype is None:
             return vision(images)

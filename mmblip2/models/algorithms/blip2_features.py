@@ -45,8 +45,8 @@ class Blip2Features(Features):
         ConfigError: There is neither ``vision`` nor ``qformer``, or tokenizer, projection and Q-Former do not fit.
     """
 
-    project = 'BLIP-2'
-    trained = 'give its folder to load_from of a Blip2Representation or Blip2Generation'
+    whole, text_part = 'BLIP-2', 'text half'
+    trained_as = 'give its folder to load_from of a Blip2Representation or Blip2Generation'
     droppable = ('itm_head.*', 'qformer.layers.*.text_mlp.*', 'qformer.layers.*.text_norm.*')
     qformer: Any
 
@@ -73,8 +73,19 @@ class Blip2Features(Features):
             self.itc_head = ITCHead(self.qformer.width, embed_dim, image=vision is not None,
                                     text=tokenizer is not None)
 
-    def _normed(self, patches: torch.Tensor) -> torch.Tensor:
-        return self.vision_norm(patches)
+    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
+        """Patches of images, and the Q-Former's keys and values (none without a Q-Former).
+
+        Args:
+            images: float (B, 3, H, W), normalised pixels.
+            data_samples: Not used.
+
+        Raises:
+            ConfigError: There is no vision encoder.
+        """
+        self._need('vision', 'vision encoder')
+        patches = self.vision_norm(self._see(images).float())  # (B, P, E)
+        return EncodedImages(patches, self.qformer.project_image(patches) if self.qformer is not None else [])
 
     @torch.no_grad()
     def image_features(self, encoded: EncodedImages) -> torch.Tensor:

@@ -43,8 +43,8 @@ class BlipFeatures(Features):
         ConfigError: There is neither ``vision`` nor ``text_encoder``, or what is there does not fit together.
     """
 
-    project = 'BLIP'
-    trained = 'take a BlipRepresentation or a BlipGeneration'
+    whole, text_part = 'BLIP', 'text encoder'
+    trained_as = 'take a BlipRepresentation or a BlipGeneration'
 
     def __init__(self, vision: nn.Module | None = None, text_encoder: nn.Module | None = None, tokenizer=None,
                  embed_dim: int | None = None, max_text_len: int = 512, frozen: Sequence[str] = (),
@@ -69,6 +69,20 @@ class BlipFeatures(Features):
             self.vision_projection = nn.Linear(self.vision.embed_dim, embed_dim, bias=False)
             self.text_projection = nn.Linear(width, embed_dim, bias=False)
             self.logit_scale = nn.Parameter(torch.tensor(2.6592))
+
+    def encode_image(self, images: torch.Tensor, data_samples: Sequence | None = None) -> EncodedImages:
+        """Patches of images, and the text encoder's keys and values (none without one).
+
+        Args:
+            images: float (B, 3, H, W), normalised pixels.
+            data_samples: Not used.
+
+        Raises:
+            ConfigError: There is no vision encoder.
+        """
+        self._need('vision', 'vision encoder')
+        patches = self._see(images).float()
+        return EncodedImages(patches, self.project_image(patches) if self.text_encoder is not None else [])
 
     @torch.no_grad()
     def pooled_image(self, encoded: EncodedImages) -> torch.Tensor:

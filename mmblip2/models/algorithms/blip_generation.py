@@ -13,7 +13,7 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import share_of_global
 
-from ..heads.lm import LMHead
+from ..heads import QUEUES, LMHead
 from ..language.base import search_settings
 from ..layers.attention import KeyValue
 from ..med import MED
@@ -83,9 +83,7 @@ class BlipGeneration(TextGeneration):
             refuses.
     """
 
-    droppable: tuple[str, ...] = (
-        'itc_head.*', 'itm_head.*', 'momentum.*', 'image_queue', 'text_queue', 'image_id_queue', 'queue_ptr',
-        'num_steps')
+    droppable: tuple[str, ...] = ('itc_head.*', 'itm_head.*', 'momentum.*', *QUEUES, 'num_steps')
     answering = dict(num_beams=3, max_new_tokens=9, min_new_tokens=None, length_penalty=1.)
     candidates: Sequence[str] | str | None = None
     text_encoder: MED | None

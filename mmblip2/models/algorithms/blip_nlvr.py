@@ -12,6 +12,7 @@ from torch import nn
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import MODELS
 
+from ..heads import QUEUES
 from ..med import TwinMED
 from .base import VisionLanguageModel, check_text_fits
 
@@ -37,8 +38,7 @@ class BlipNLVR(VisionLanguageModel):
         ConfigError: Tokenizer and text encoder do not fit, or the latter reads one image.
     """
 
-    droppable = ('itc_head.*', 'itm_head.*', 'lm_head.*', 'text_decoder.*', 'momentum.*', 'image_queue', 'text_queue',
-                 'image_id_queue', 'queue_ptr')
+    droppable = ('itc_head.*', 'itm_head.*', 'lm_head.*', 'text_decoder.*', 'momentum.*', *QUEUES)
     text_encoder: TwinMED
 
     def __init__(self, vision: nn.Module, text_encoder: TwinMED, tokenizer, max_text_len: int | None = None,

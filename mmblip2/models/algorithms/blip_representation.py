@@ -13,14 +13,13 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 from mmblip2.utils.dist import gather, world
 
-from ..heads import ITCHead, ITMHead, LMHead, MomentumCopies, advance, check_queue, project, random_queue
+from ..heads import QUEUES, ITCHead, ITMHead, LMHead, MomentumCopies, advance, check_queue, project, random_queue
 from ..losses import NO_ID, momentum_targets, same_image, soft_cross_entropy
 from ..med import MED
 from ..tokenizers import TextBatch
 from .base import EncodedImages, check_text_fits
 from .representation import Representation, own_rows
 
-_QUEUES = ('image_queue', 'text_queue', 'image_id_queue', 'queue_ptr')
 _TEMPERATURES = 0.001, 0.5
 
 
@@ -122,7 +121,7 @@ class BlipRepresentation(Representation):
         self.droppable = tuple(f'{name}.*' for name in ('text_decoder', 'lm_head', 'momentum')
                                if getattr(self, name, None) is None)
         if queue_size is None:
-            self.droppable += _QUEUES
+            self.droppable += QUEUES
         else:  # a frozen part is not followed
             self.droppable += tuple(f'momentum.{name}.*' for name in self._frozen)
 

@@ -62,14 +62,13 @@ def tokenize_candidates(texts: list[str], tokenizer, max_length: int) -> TextBat
         TextBatch: (N, T), on the CPU.
 
     Raises:
-        ConfigError: The tokenizer knows no word of a candidate.
+        ConfigError: The tokenizer does not know a word of a candidate.
     """
     batch = tokenizer(texts, max_length).begin_with(tokenizer.dec_id)
     unknown = tokenizer.tokenizer.unk_token_id
-    special = {tokenizer.dec_id, tokenizer.sep_id, tokenizer.pad_id}
-    blind = [text for text, row in zip(texts, batch.input_ids.tolist()) if not set(row) - special - {unknown}]
+    blind = [text for text, row in zip(texts, batch.input_ids.tolist()) if unknown in row]
     if blind:
-        raise ConfigError(f'the tokenizer knows no word of {len(blind)} of the {len(texts)} candidates, the first is '
-                          f'{blind[0]!r}: they would be alike to the model. Take them out, or use the tokenizer that '
-                          'the model was trained with')
+        raise ConfigError(f'the tokenizer does not know every word of {len(blind)} of the {len(texts)} candidates, the '
+                          f'first is {blind[0]!r}: all unknown words are alike to the model. Take them out, or use the '
+                          'tokenizer that the model was trained with')
     return batch

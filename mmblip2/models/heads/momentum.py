@@ -10,6 +10,9 @@ from torch import nn
 
 from mmblip2.errors import ConfigError
 
+#: names of what a model keeps of earlier batches
+QUEUES = ('image_queue', 'text_queue', 'image_id_queue', 'queue_ptr')
+
 
 class MomentumCopies(nn.Module):
     """Copies of trained modules that follow them slowly: never trained, but part of the state.

@@ -247,6 +247,8 @@ def test_randaugment_with_patch_labels_is_refused():
 def test_load_image_refuses_a_sample_with_two_images():
     with pytest.raises(ConfigError, match='the sample has 2 images, LoadImage reads one: .*EachImage'):
         LoadImage()({'img_path': ('a.png', 'b.png')})
+    with pytest.raises(ConfigError, match='the sample has 2 images, LoadImage reads one: .*EachImage'):
+        LoadImage()({'image': [noise(6, 4, 'RGB')] * 2})
 
 
 def smooth_photo(path, mode='RGB', **settings):

@@ -311,8 +311,8 @@ def test_wrong_candidates_in_a_config_are_refused_when_the_model_is_built(bert, 
 
 
 def test_candidates_need_known_words_a_file_and_a_question(bert, tmp_path):
-    model = build(bert, True, candidates=['yes', 'qwertz uiop', 'no', 'asdf'])
-    with pytest.raises(ConfigError, match="knows no word of 2 of the 4 candidates, the first is 'qwertz uiop'"):
+    model = build(bert, True, candidates=['yes', 'two qwertz', 'no', 'asdf'])
+    with pytest.raises(ConfigError, match="does not know every word of 2 of the 4 candidates, the first is 'two qwert"):
         model.predict(*batch(QUESTIONS))
     with pytest.raises(CheckpointError, match='file of the candidates .*none.json not found'):
         build(bert, True, candidates=str(tmp_path / 'none.json')).predict(*batch(QUESTIONS))
@@ -339,6 +339,14 @@ def test_a_ranking_model_gives_one_answer_and_no_setting_has_an_effect(bert):
     assert model.generation_problems(dict(num_beams=5)) == {
         'num_beams': 'num_beams=5 has no effect: this model chooses among its candidates; built with candidates=None '
                      'it generates'}
+
+
+@pytest.mark.parametrize('shape', [(3, SIDE, SIDE), (2, 2, 3, SIDE, SIDE)])
+def test_images_of_another_shape_are_refused(bert, shape):
+    samples = batch(['two'] * 2, CAPTIONS[:2])[1]
+    with pytest.raises(DataError, match=r'BlipGeneration reads one image a sample, got images of shape '
+                                        rf'\({", ".join(map(str, shape))}\), expected \(B, 3, H, W\): take EachImage'):
+        build(bert).loss(torch.zeros(shape), samples)
 
 
 def test_parts_that_do_not_fit_are_refused(bert):
