@@ -43,8 +43,8 @@ class TextInferencer(BaseInferencer):
             from mmblip2.models import BlipNLVR
             other = 'NLVRInferencer' if isinstance(self.model, BlipNLVR) else (
                 'a retrieval inferencer or FeatureExtractor')
-            raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation, BlipGeneration), '
-                              f'this is a {type(self.model).__name__}: take {other}')
+            raise ConfigError(f'{type(self).__name__} needs a model that writes text (Blip2Generation, '
+                              f'BlipGeneration), this is a {type(self.model).__name__}: take {other}')
 
     def prompt_step(self, name: str) -> dict | None:
         """The transform ``name`` ('CaptionPrompt', 'VQAPrompt') of the config's test pipeline, or None."""
