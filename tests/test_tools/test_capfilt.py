@@ -194,6 +194,28 @@ def test_broken_images_are_listed_and_limited(run, web):
     assert report['images'] == 8
 
 
+def test_a_kill_while_the_shards_are_removed_costs_nothing(run, web, monkeypatch, capsys):
+    remove = tool.shutil.rmtree
+
+    def killed(folder, *args, **kwargs):
+        if Path(folder) != web / 'out.jsonl.parts':
+            return remove(folder, *args, **kwargs)
+        min(folder.iterdir(), key=lambda path: path.name == 'settings.json').unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.shutil, 'rmtree', killed)
+        with pytest.raises(KeyboardInterrupt):
+            run('--threshold', '0')
+    content, parts = (web / 'out.jsonl').read_bytes(), web / 'out.jsonl.parts'
+    assert parts.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.CapFilt, '__call__', lambda *_: pytest.fail('it worked'))
+        run('--threshold', '0', '--resume')
+    assert 'is finished' in capsys.readouterr().out and not parts.exists()
+    assert (web / 'out.jsonl').read_bytes() == content
+
+
 def test_what_cannot_work_is_said_before_the_work_or_by_its_cause(run, web, monkeypatch):
     (web / 'out.jsonl').mkdir()
     with monkeypatch.context() as patch:

@@ -158,8 +158,9 @@ class Output:
         from mmblip2.errors import ConfigError
         if args.overwrite:
             shutil.rmtree(self.parts, ignore_errors=True)
-        finished = not self.parts.exists() and self.path.exists() and not args.overwrite
-        file = self.report if finished else self.parts / 'settings.json'
+        made = self.parts / 'settings.json'  # the first that goes at the end
+        finished = not made.exists() and self.path.exists() and not args.overwrite
+        file = self.report if finished else made
         if finished or self.parts.exists():
             try:
                 before = json.loads(file.read_text(encoding='utf-8'))
@@ -173,6 +174,8 @@ class Output:
                 raise ConfigError(f'{file.parent / self.path.name if finished else self.parts} was made with other '
                                   'settings: ' + '; '.join(f'{key} {before.get(key)!r}, now {now[key]!r}'
                                                            for key in other) + '. --overwrite begins anew')
+            if finished:  # it was killed while it removed them
+                shutil.rmtree(self.parts, ignore_errors=True)
             return finished
         self.parts.mkdir()
         _write(file, json.dumps(settings, indent=1))
@@ -253,6 +256,7 @@ class Output:
                 raise DataError(f'no text of {whole} images reaches --threshold {args.threshold}: lower it '
                                 'and go on with --resume, or take another filter')
         _write(self.report, json.dumps(report, indent=1, ensure_ascii=False) + '\n')
+        (self.parts / 'settings.json').unlink()
         shutil.rmtree(self.parts)
         return report
 
