@@ -194,6 +194,47 @@ def test_broken_images_are_listed_and_limited(run, web):
     assert report['images'] == 8
 
 
+def test_a_kill_while_the_shards_are_removed_costs_nothing(run, web, monkeypatch, capsys):
+    remove = tool.shutil.rmtree
+
+    def killed(folder, *args, **kwargs):
+        if Path(folder) != web / 'out.jsonl.parts':
+            return remove(folder, *args, **kwargs)
+        min(folder.iterdir(), key=lambda path: path.name == 'settings.json').unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.shutil, 'rmtree', killed)
+        with pytest.raises(KeyboardInterrupt):
+            run('--threshold', '0')
+    content, parts = (web / 'out.jsonl').read_bytes(), web / 'out.jsonl.parts'
+    assert parts.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.CapFilt, '__call__', lambda *_: pytest.fail('it worked'))
+        run('--threshold', '0', '--resume')
+    assert 'is finished' in capsys.readouterr().out and not parts.exists()
+    assert (web / 'out.jsonl').read_bytes() == content
+
+
+def test_what_cannot_work_is_said_before_the_work_or_by_its_cause(run, web, monkeypatch):
+    (web / 'out.jsonl').mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(tool.CapFilt, '__call__', lambda *_: pytest.fail('it worked'))
+        with pytest.raises(ConfigError, match='out.jsonl is a folder: give a file'):
+            run('--overwrite')
+    with pytest.raises(DataError, match=r'none of the 8 images can be read, the first is 0.png \(there is no such file'
+                                        r'\): check --images, and begin anew with --overwrite'):
+        run('--images', str(web / 'nowhere'), '--threshold', '0', out='none.jsonl')
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run('--threshold', '0', out='torn.jsonl')
+    shard = web / 'torn.jsonl.parts' / '000000.jsonl'
+    shard.write_text(shard.read_text()[:-20])
+    with pytest.raises(DataError, match='000000.jsonl is broken .*: delete it and go on with --resume'):
+        run('--threshold', '0', '--resume', out='torn.jsonl')
+
+
 def test_one_encoder_of_both_models_runs_once(tiny_generator, representation, web):
     """The same texts and scores as with two encoders, with half of their calls."""
     captioner = tiny_generator([dict(type='CaptionPrompt', prompt='a photo of')])

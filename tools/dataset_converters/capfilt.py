@@ -134,6 +134,8 @@ class Output:
         from mmblip2.errors import ConfigError
         if self.path.exists() and self.path.samefile(args.ann):
             raise ConfigError(f'--out {self.path} is the web set itself: give another file')
+        if self.path.is_dir():
+            raise ConfigError(f'--out {self.path} is a folder: give a file')
         there = [path for path in (self.path, self.report, self.parts) if path.exists()]
         if there and not (args.resume or args.overwrite):
             raise ConfigError(f'{there[0]} is there already: --resume goes on, --overwrite begins anew')
@@ -156,8 +158,9 @@ class Output:
         from mmblip2.errors import ConfigError
         if args.overwrite:
             shutil.rmtree(self.parts, ignore_errors=True)
-        finished = not self.parts.exists() and self.path.exists() and not args.overwrite
-        file = self.report if finished else self.parts / 'settings.json'
+        made = self.parts / 'settings.json'  # the first that goes at the end
+        finished = not made.exists() and self.path.exists() and not args.overwrite
+        file = self.report if finished else made
         if finished or self.parts.exists():
             try:
                 before = json.loads(file.read_text(encoding='utf-8'))
@@ -171,6 +174,8 @@ class Output:
                 raise ConfigError(f'{file.parent / self.path.name if finished else self.parts} was made with other '
                                   'settings: ' + '; '.join(f'{key} {before.get(key)!r}, now {now[key]!r}'
                                                            for key in other) + '. --overwrite begins anew')
+            if finished:  # it was killed while it removed them
+                shutil.rmtree(self.parts, ignore_errors=True)
             return finished
         self.parts.mkdir()
         _write(file, json.dumps(settings, indent=1))
@@ -185,10 +190,19 @@ class Output:
         _write(self.shard(number), ''.join(json.dumps(record, ensure_ascii=False) + '\n' for record in records))
 
     def records(self, numbers):
-        """The records of finished shards, one after the other."""
+        """The records of finished shards, one after the other.
+
+        Raises:
+            DataError: A shard is not what was written.
+        """
+        from mmblip2.errors import DataError
         for number in numbers:
-            with open(self.shard(number), encoding='utf-8') as file:
-                yield from map(json.loads, file)
+            try:
+                with open(self.shard(number), encoding='utf-8') as file:
+                    yield from map(json.loads, file)
+            except ValueError as error:
+                raise DataError(f'{self.shard(number)} is broken ({error}): delete it and go on with --resume'
+                                ) from None
 
     def finish(self, args, numbers, settings):
         """Write OUT and its report from the shards, and remove them.
@@ -232,11 +246,17 @@ class Output:
             if self.path.suffix == '.json':
                 file.write('\n]\n')
             report['broken'] = len(report['broken_images'])
+            whole = report['images'] - report['broken']
             refuse_broken(report['broken_images'], args.max_broken)
+            if not whole:
+                image, why = report['broken_images'][0]
+                raise DataError(f'none of the {report["images"]} images can be read, the first is {image} ({why}): '
+                                'check --images, and begin anew with --overwrite')
             if not report['images_with_text']:
-                raise DataError(f'no text of {report["images"]} images reaches --threshold {args.threshold}: lower it '
+                raise DataError(f'no text of {whole} images reaches --threshold {args.threshold}: lower it '
                                 'and go on with --resume, or take another filter')
         _write(self.report, json.dumps(report, indent=1, ensure_ascii=False) + '\n')
+        (self.parts / 'settings.json').unlink()
         shutil.rmtree(self.parts)
         return report
 
