@@ -142,16 +142,14 @@ class Saved:
             lambda module, args, output: found.append(output.logits))
         self.ours.loss(images, self.samples())
         handle.remove()
-        rows = []
-        for logits, prompt, target in zip(found[0], PROMPTS, TARGETS):
+        lengths = []  # they are of targets alone
+        for prompt, target in zip(PROMPTS, TARGETS):
             if self.is_t5:
-                rows.append(logits[:len(self.tokenizer(target).input_ids)])
+                lengths.append(len(self.tokenizer(target).input_ids))
             else:
-                length = len(self.tokenizer(f'{prompt} {target}').input_ids) + 1
-                longest = max(len(self.tokenizer(f'{p} {t}').input_ids) for p, t in zip(PROMPTS, TARGETS)) + 1
-                kept = logits[-longest - 1:][:length]  # from the last query to the last but one token
-                rows.append(kept[len(self.tokenizer(prompt).input_ids):])
-        return rows
+                whole = self.tokenizer(f'{prompt} {target}').input_ids
+                lengths.append(len(whole) + 1 - len(self.tokenizer(prompt).input_ids))
+        return found[0].split(lengths)
 
 
 def prepare(config, paths, preprocessor):

@@ -204,7 +204,7 @@ class VisionLanguageModel(BaseModel):
         Raises:
             DataError: The images are not (B, 3, H, W).
         """
-        if images.dim() == 3:  # they are, from a feature cache
+        if images.dim() == 3 and images.size(2) == self.vision.embed_dim:  # they are, from a feature cache
             return images
         if images.dim() != 4:
             raise DataError(f'{type(self).__name__} reads one image a sample, got images of shape '

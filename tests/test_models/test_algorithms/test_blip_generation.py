@@ -341,7 +341,7 @@ def test_a_ranking_model_gives_one_answer_and_no_setting_has_an_effect(bert):
                      'it generates'}
 
 
-@pytest.mark.parametrize('shape', [(3, SIDE, SIDE), (2, 2, 3, SIDE, SIDE)])
+@pytest.mark.parametrize('shape', [(3, SIDE, 2 * SIDE), (2, 2, 3, SIDE, SIDE)])
 def test_images_of_another_shape_are_refused(bert, shape):
     samples = batch(['two'] * 2, CAPTIONS[:2])[1]
     with pytest.raises(DataError, match=r'BlipGeneration reads one image a sample, got images of shape '
