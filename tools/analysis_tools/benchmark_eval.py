@@ -65,10 +65,11 @@ def parse_args(argv=None):
                            help=f'share of the pairs that both directions want; default {BOTH}, see the report')
     retrieval.add_argument('--ann-file', help='captions (COCO JSON) whose lengths are used, instead of built-in ones')
     retrieval.add_argument('--tokenizer', help='BERT folder for --ann-file')
-    retrieval.add_argument('--kept', type=int, default=2000, help='images whose patches are kept while the peak memory '
-                           'is measured')
-    retrieval.add_argument('--memory-gib', type=float, default=0.8, help='memory_gib of our way then (the default of '
-                           '2 for 5,000 images)')
+    retrieval.add_argument('--kept', type=int, help='images whose patches are kept while the peak memory is measured; '
+                           "default: the 5,000 of COCO's test split, or fewer, so that the other way fits into half of "
+                           'the free memory')
+    retrieval.add_argument('--memory-gib', type=float, help='memory_gib of our way then; default: 2 for 5,000 images, '
+                           'in proportion for fewer')
     retrieval.add_argument('--attention', choices=['plain', 'sdpa'], default='plain', help="the other way's: plain, as "
                            "LAVIS and mmpretrain write it, or torch's scaled_dot_product_attention, as ours")
     retrieval.add_argument('--only', choices=['ours', 'theirs'], help='run one way once and print its peak memory')
@@ -276,8 +277,20 @@ def retrieval_ways(args, device, dtype):
     return {'ours': ours, 'theirs': theirs}, len(asked), others
 
 
+def free_gib():
+    """Memory that a new process can have; 16 where the system does not say."""
+    facts = Path('/proc/meminfo')
+    lines = facts.read_text().splitlines() if facts.is_file() else []
+    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith('MemAvailable')), 16.)
+
+
 def run_retrieval(args, device, dtype, argv):
     import torch
+    if args.kept is None:
+        args.kept = max(1, min(COCO['images'], int(free_gib() / 2 * 2**30 / (args.patches * 1408 * 4))))
+    if args.memory_gib is None:
+        args.memory_gib = 2 * args.kept / COCO['images']
+    argv = [*argv, '--kept', str(args.kept), '--memory-gib', str(args.memory_gib)]
     before = peak_mib()
     peaks = None if args.only else child_peaks(__file__, argv)
     ways, asked, _kept = retrieval_ways(args, device, dtype)
