@@ -2,7 +2,6 @@
 predictions.json]."""
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -26,27 +25,20 @@ def parse_args(argv=None):
                         help='exchange the images by a fixed derangement: the score without looking')
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast where the hardware has it')
     parser.add_argument('--no-pin-memory', action='store_true', help='pin_memory=False in all dataloaders')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
-                        help=cli.CFG_OPTIONS_HELP)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how several processes were started')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
-    args = parser.parse_args(argv)
+    cli.add_run_options(parser)
+    args = cli.parse_run_args(parser, argv)
     if args.out_item == 'pred' and not args.out:
         parser.error('--out-item pred needs --out FILE')
     for path in (args.dump, args.out if args.out_item == 'pred' else None):
         if path and Path(path).suffix not in ('.json', '.pkl'):
             parser.error(f'{path}: predictions are written as .json or .pkl')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.utils import config_check as check
-    cfg = check.load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = check.work_dir(cfg, args.work_dir)
+    cfg = check.load_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check.require(cfg, ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
     if args.amp:

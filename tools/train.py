@@ -1,6 +1,5 @@
 """Train a model: python tools/train.py CONFIG [--resume] [--cfg-options key=value ...]."""
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -22,23 +21,15 @@ def parse_args(argv=None):
     parser.add_argument('--no-pin-memory', action='store_true', help='pin_memory=False in all dataloaders')
     parser.add_argument('--no-persistent-workers', action='store_true',
                         help='persistent_workers=False in all dataloaders')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE',
-                        help=cli.CFG_OPTIONS_HELP)
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
-                        help='how several processes were started')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
-    args = parser.parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    cli.add_run_options(parser)
+    return cli.parse_run_args(parser, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.errors import ConfigError
     from mmblip2.utils import config_check as check
-    cfg = check.load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = check.work_dir(cfg, args.work_dir)
+    cfg = check.load_run_config(args)
     if args.resume:
         cfg.resume = True if args.resume == 'auto' else args.resume
     if args.amp:

@@ -36,6 +36,25 @@ def draw_caption(results, rng, key='caption'):
     return results
 
 
+def training_rows(images, image_path, draw, key='caption'):
+    """Rows of a training: one a caption, or one an image that has any, for :func:`draw_caption`.
+
+    Args:
+        images (list[CaptionedImage]): What :func:`read_captions` gives.
+        image_path (callable): Path of an annotated image.
+        draw (bool): One row an image, with all its ``captions``.
+        key (str): What the one caption of a row is called.
+
+    Returns:
+        list[dict]: ``image_id``, ``img_path`` and ``key`` or ``captions``.
+    """
+    if draw:
+        return [dict(image_id=image.image_id, img_path=image_path(image.image), captions=image.captions)
+                for image in images if image.captions]
+    return [dict({key: caption}, image_id=image.image_id, img_path=image_path(image.image))
+            for image in images for caption in image.captions]
+
+
 def read_captions(path, image_folder, captions_required=True, split=None):
     """Read a caption file; the layout is recognised from the content.
 

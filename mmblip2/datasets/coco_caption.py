@@ -3,7 +3,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import draw_caption, read_captions
+from .caption_file import draw_caption, read_captions, training_rows
 from .files import are_objects, check_ids, read_json, wrong_layout
 from .question_lists import GenomeImages
 
@@ -50,12 +50,8 @@ class COCOCaption(ImageTextDataset):
             list[dict]: ``image_id``, ``img_path`` and ``caption`` (``captions`` to draw from), or ``gt_caption``.
         """
         images = self.read_images()
-        if not self.test_mode and self.draw_caption:
-            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), captions=image.captions)
-                    for image in images if image.captions]
         if not self.test_mode:
-            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), caption=caption)
-                    for image in images for caption in image.captions]
+            return training_rows(images, self.image_path, self.draw_caption)
         return [dict(image_id=image.image_id, img_path=self.image_path(image.image),
                      gt_caption=image.captions) for image in self._with_captions(images)]
 
@@ -92,7 +88,7 @@ class VisualGenomeCaption(ImageTextDataset):
 
     def load_data_list(self):
         """Returns:
-            list[dict]: ``image_id``, ``img_path`` and ``caption`` (``captions`` to draw from), or ``gt_caption``.
+            list[dict]: ``image_id``, ``img_path`` and ``caption``, or ``gt_caption``.
         """
         content, images = read_json(self.ann_file), GenomeImages(self.data_prefix['img_path'])
         if are_objects(content, 'image'):

@@ -5,7 +5,7 @@ from mmblip2.errors import DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import draw_caption, read_captions
+from .caption_file import draw_caption, read_captions, training_rows
 from .transforms.text import CleanCaption
 
 
@@ -84,12 +84,8 @@ class COCORetrieval(TextGallery):
             list[dict]: ``image_id``, ``img_path`` and ``text`` (``captions`` to draw from), or ``texts``.
         """
         images = read_captions(self.ann_file, self.data_prefix['img_path'], split=self.split)
-        if not self.test_mode and self.draw_caption:
-            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), captions=image.captions)
-                    for image in images if image.captions]
         if not self.test_mode:
-            return [dict(image_id=image.image_id, img_path=self.image_path(image.image), text=caption)
-                    for image in images for caption in image.captions]
+            return training_rows(images, self.image_path, self.draw_caption, 'text')
         without = sum(not image.captions for image in images)
         if without:
             self._warn(f'{without} of {len(images)} images have no caption: left out of the gallery')

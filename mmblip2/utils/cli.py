@@ -18,6 +18,21 @@ _PIPE = 141  # what a shell says of a program that wrote to a closed pipe
 _SWITCH = {'true': True, 'false': False}
 
 
+def add_run_options(parser):
+    """Add the arguments of every tool that builds a Runner: --cfg-options and how several processes were started."""
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='how several processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by old launchers')
+
+
+def parse_run_args(parser, argv=None):
+    """Parse the arguments of such a tool; a --local_rank reaches torch by its variable."""
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
 def parse_value(text):
     """A Python literal, with ``dict(a=1)`` allowed, or the text itself.
 

@@ -77,6 +77,14 @@ def require(cfg, keys):
         raise ConfigError(f'{cfg.filename or "the config"} has no {", ".join(missing)}, needed for this tool')
 
 
+def load_run_config(args):
+    """The config that the arguments of a tool name, changed by its ``cfg_options``, ``launcher`` and ``work_dir``."""
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = work_dir(cfg, args.work_dir)
+    return cfg
+
+
 def work_dir(cfg, given):
     """Command line, then config, then ./work_dirs/<config name>."""
     return str(given or cfg.get('work_dir') or Path('work_dirs', Path(cfg.filename).stem))
