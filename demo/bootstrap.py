@@ -18,7 +18,6 @@ if sys.version_info < MIN_PYTHON:
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -97,6 +97,12 @@ def find_home(checkout, environ):
             f'writable folder with about {FREE_GB} GB of free space, for example\n'
             '    make demo MMBLIP2_HOME="$HOME/mmblip2"')
     return checkout
+
+
+def has_module(name):
+    """Returns whether this Python has a module. Asked of the folders alone: setuptools takes a question for pip, put to
+    all finders, for a run of pip, and gives this process the old distutils, with which it cannot be imported itself."""
+    return PathFinder.find_spec(name) is not None
 
 
 def requirements_hash(checkout):
@@ -208,11 +214,11 @@ class Environment:
         if self.path.is_symlink() or self.path.exists():
             say(f'{self.path} is unfinished or broken: making it anew')
             self.path.unlink() if self.path.is_symlink() or self.path.is_file() else shutil.rmtree(self.path)
-        if importlib.util.find_spec('venv') is None:
+        if not has_module('venv'):
             raise BootstrapError(missing_venv_message())
         # Debian and Ubuntu keep ensurepip in their package python3-venv; without it, this Python's pip helps.
-        has_ensurepip = importlib.util.find_spec('ensurepip') is not None
-        if not has_ensurepip and importlib.util.find_spec('pip') is None:
+        has_ensurepip = has_module('ensurepip')
+        if not has_ensurepip and not has_module('pip'):
             raise BootstrapError(missing_venv_message())
         say(f'making the virtual environment {self.path}')
         without = [] if has_ensurepip else ['--without-pip']

@@ -178,18 +178,30 @@ def test_package_that_cannot_be_imported_is_named(home, checkout, monkeypatch):
 
 
 def test_python_without_venv_and_pip_says_what_to_install(home, checkout, monkeypatch):
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'venv' or None)
+    monkeypatch.setattr(bootstrap, 'has_module', lambda name: name == 'venv')
     with pytest.raises(bootstrap.BootstrapError, match='apt install python3-venv'):
         FakeEnvironment(home, checkout).ensure()
 
 
 def test_python_without_ensurepip_uses_its_own_pip(home, checkout, monkeypatch):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'ensurepip' else real(name))
+    real = bootstrap.has_module
+    monkeypatch.setattr(bootstrap, 'has_module', lambda name: name != 'ensurepip' and real(name))
     environment = FakeEnvironment(home, checkout)
     environment.ensure()
     site = str(environment.probe(()))
     assert environment.pip_calls[0] == ['install', '--target', site, 'pip']
+
+
+def test_question_for_pip_leaves_setuptools_usable():
+    code = f'''
+import runpy
+has_module = runpy.run_path({str(SCRIPT)!r})['has_module']
+assert has_module('venv') and not has_module('no_such_module')
+has_module('pip')
+if has_module('setuptools'):
+    import setuptools
+'''
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
 def test_failed_command_is_an_error(home, checkout):
