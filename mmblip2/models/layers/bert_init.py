@@ -4,6 +4,7 @@ What BERT has goes over: word and position embeddings and their LayerNorm, self-
 MLP; in a Q-Former both as the text MLP and as its copy for the queries. Cross-attention, queries and heads are new.
 """
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -42,7 +43,10 @@ class BertInitReport:
 
     def __str__(self):
         lines = [f'{self.title} from {self.source}: {len(self.loaded)} parameters loaded, {len(self.new)} new']
-        lines += [f'  new: {name}' for name in self.new]
+        kinds = Counter('.'.join('*' if word.isdigit() else word for word in name.split('.')[:3]) for name in self.new)
+        if kinds:
+            lines.append('  new: ' + ', '.join(f'{kind} ({count})' if count > 1 else kind
+                                               for kind, count in kinds.items()))
         if self.new_words:
             lines.append(f'  new: the last {self.new_words} rows of word_embeddings.weight')
         if self.unused:
