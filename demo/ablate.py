@@ -71,19 +71,19 @@ def make_waves(groups, wanted, work, side_by_side):
         not wanted or set(wanted) & set(group['rows']))}
     waves = []
     for group in groups.values():
-        trainings, tests = [], []
+        done, rest = [], []
         for name, options in group['rows'].items():
             if wanted and name not in chosen:
                 continue
             changes = tuple(str(option).format(work=work) for option in (*group['options'], *options))
             needs = (group['needs'],) if 'needs' in group else ()
-            trainings.append(quick.Step(name, 'train', 'train.py', (480, 480), group['config'], needs,
-                                        cfg_options=changes))
-            tests.append(quick.Step(f'{name}_test', 'test', 'test.py', (90, 90), group['config'], (name,),
-                                    cfg_options=changes))
-        for first in range(0, len(trainings), side_by_side):
-            part = slice(first, first + side_by_side)
-            waves += [tuple(trainings[part]), tuple(tests[part])]
+            steps = (quick.Step(name, 'train', 'train.py', (480, 480), group['config'], needs, cfg_options=changes),
+                     quick.Step(f'{name}_test', 'test', 'test.py', (90, 90), group['config'], (name,),
+                                cfg_options=changes))
+            (done if (Path(work) / f'{name}_test' / 'metrics.json').is_file() else rest).append(steps)
+        for rows in (done, rest):  # apart: a row that is skipped gives its place to another one
+            for first in range(0, len(rows), side_by_side):
+                waves += [tuple(wave) for wave in zip(*rows[first:first + side_by_side], strict=True)]
     return tuple(waves)
 
 

@@ -100,10 +100,14 @@ def test_wanted_rows_bring_what_they_need(run):
         assert [line.split('--work-dir ')[1].split()[0] for line in run('--rows', row)[1]] == trained
 
 
-def test_rows_side_by_side(ablate):
+def test_rows_side_by_side(ablate, tmp_path):
     groups = dict(one=dict(config='stage1', metrics=[], options=[], rows={name: [] for name in 'abc'}))
     waves = ablate.make_waves(groups, [], 'out', 2)
     assert [[step.name for step in wave] for wave in waves] == [['a', 'b'], ['a_test', 'b_test'], ['c'], ['c_test']]
+    (tmp_path / 'a_test').mkdir()
+    (tmp_path / 'a_test' / 'metrics.json').touch()  # it is skipped: the others run together
+    waves = ablate.make_waves(groups, [], str(tmp_path), 2)
+    assert [[step.name for step in wave] for wave in waves] == [['a'], ['a_test'], ['b', 'c'], ['b_test', 'c_test']]
 
 
 @pytest.mark.parametrize('change, message', [
