@@ -41,7 +41,7 @@ FIELDS = {
     'pred_label': Field('int', 'BlipNLVR, mode "predict"', 'NLVRAccuracy'),
     'pred_score': Field('float32 tensor (N,)', 'retrieval inferencers; BlipNLVR (probabilities)', 'their callers'),
     'replaced': Field('list[str]', 'WebShards: bad samples in the place of which this one is', 'BadSamplesHook'),
-    'stream_at': Field('tuple[int, int]', 'WebStream: worker, and its shard', 'SeekIterLoop'),
+    'stream_at': Field('tuple[int, ...]', 'streams: worker, its shard, of which stream of several', 'SeekIterLoop'),
     'pred_text': Field('str', 'the model, mode "predict"', 'caption and VQA metrics'),
 }
 
@@ -88,7 +88,8 @@ class DataSample(BaseDataElement):
     pred_score    float32 (N,)        retrieval inferencers;         their callers
                                       BlipNLVR (probabilities)
     replaced      list[str]           WebShards, bad samples         BadSamplesHook
-    stream_at     tuple[int, int]     WebStream, worker and shard    SeekIterLoop
+    stream_at     tuple of int        streams: worker, its shard,    SeekIterLoop
+                                      of which stream
     pred_text     str                 the model, mode 'predict'      caption and VQA metrics
     ============= =================== ============================== ===============================
     """

@@ -8,7 +8,7 @@ from mmblip2.registry import DATASETS
 
 from .samplers import endless_order
 
-_OTHER_SEED = 1000003  # so that two sources of one size are not shuffled alike
+OTHER_SEED = 1000003  # so that two sources of one size are not shuffled alike
 
 
 @DATASETS.register_module()
@@ -34,22 +34,9 @@ class MixedDataset(ConcatDataset):
     """
 
     def __init__(self, datasets, ratios, window=1000, lazy_init=False, ignore_keys=None):
-        ratios = list(ratios)
-        if len(ratios) != len(datasets):
-            raise ConfigError(f'MixedDataset has {len(datasets)} datasets and {len(ratios)} ratios: give one '
-                              'a data set')
-        wrong = [ratio for ratio in ratios if not isinstance(ratio, (int, float)) or not 0 < ratio < float('inf')]
-        if wrong or not ratios:
-            raise ConfigError(f'ratios of MixedDataset are {ratios}: expected positive numbers; take out what is '
-                              'not to be drawn')
-        self.ratios = ratios
+        self.ratios = list(ratios)
         self.window = window
-        self.counts = _shares(ratios, window)
-        if 0 in self.counts:
-            number = self.counts.index(0)
-            need = int(np.ceil(sum(ratios) / min(ratios)))
-            raise ConfigError(f'ratio {ratios[number]} of datasets[{number}] is {ratios[number] / sum(ratios):.2g} of '
-                              f'all, which gives it no draw of a window of {window}: set window={need} or more')
+        self.counts = draws_of_window('MixedDataset', 'datasets', datasets, self.ratios, window)
         super().__init__(datasets, lazy_init, ignore_keys)
 
     def full_init(self):
@@ -57,14 +44,49 @@ class MixedDataset(ConcatDataset):
         streams = [type(dataset).__name__ for dataset in self.datasets if isinstance(dataset, IterableDataset)]
         if streams:
             raise ConfigError(f'MixedDataset cannot mix {streams[0]}, which has no samples with numbers: use WebShards '
-                              'on local or mounted files')
+                              'on local or mounted files, or MixedStream, of streams alone')
         super().full_init()
 
     def endless_order(self, shuffle, seed):
         """See ``samplers.endless_order``."""
-        orders = [endless_order(dataset, shuffle, seed + _OTHER_SEED * number)
+        orders = [endless_order(dataset, shuffle, seed + OTHER_SEED * number)
                   for number, dataset in enumerate(self.datasets)]
         return _MixedOrder(self.counts, orders, [0, *self.cumulative_sizes], shuffle, seed)
+
+
+def draws_of_window(name, what, sources, ratios, window):
+    """How many draws of a window each source gets.
+
+    Args:
+        name, what (str): Who mixes, and its argument of the sources, for messages.
+        sources (Sequence): What is mixed.
+        ratios (list[float]): One a source.
+        window (int): Draws.
+
+    Returns:
+        list[int]: From 1 on, ``window`` in all.
+
+    Raises:
+        ConfigError: Another number of ratios, one that is not positive or too small for the window.
+    """
+    if len(ratios) != len(sources):
+        raise ConfigError(f'{name} has {len(sources)} {what} and {len(ratios)} ratios: give each one a ratio')
+    wrong = [ratio for ratio in ratios if not isinstance(ratio, (int, float)) or not 0 < ratio < float('inf')]
+    if wrong or not ratios:
+        raise ConfigError(f'ratios of {name} are {ratios}: expected positive numbers; take out what is not to be drawn')
+    counts = _shares(ratios, window)
+    if 0 in counts:
+        number = counts.index(0)
+        need = int(np.ceil(sum(ratios) / min(ratios)))
+        raise ConfigError(f'ratio {ratios[number]} of {what}[{number}] is {ratios[number] / sum(ratios):.2g} of '
+                          f'all, which gives it no draw of a window of {window}: set window={need} or more')
+    return counts
+
+
+def spread_evenly(counts):
+    """int64 (sum(counts),): number k ``counts[k]`` times, at places of equal distance."""
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+    return np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind='stable')]
 
 
 def _shares(ratios, window):
@@ -91,8 +113,7 @@ class _MixedOrder:
     def __init__(self, counts, orders, starts, shuffle, seed):
         self.counts, self.orders, self.starts, self.shuffle, self.seed = counts, orders, starts, shuffle, seed
         self.window = sum(counts)
-        places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-        self._even = np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind='stable')]
+        self._even = spread_evenly(counts)
         self._number = None
 
     def __getitem__(self, k):

@@ -6,6 +6,7 @@ import warnings
 from collections import Counter
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import Compose
@@ -104,8 +105,14 @@ class WebStream(IterableDataset):
 
         Returns:
             str: What it means, for the log.
+
+        Raises:
+            DataError: It is the position of several streams.
         """
         self.turns, self._first_turns, self._first = {}, {}, 0
+        if position is not None and 'turns' not in position:
+            raise DataError(f'the checkpoint has the position of {len(position["streams"])} streams, the config has '
+                            'one: resume with the streams of then, or start anew with load_from')
         if position is None:
             return f'{self.describe()}: a resume of this run will begin with whole shards, not with single samples'
         before = position['slots']
@@ -127,9 +134,7 @@ class WebStream(IterableDataset):
     # ------------------------------------------------------------------------------------ reading, in a worker
 
     def __iter__(self):
-        worker = get_worker_info()
-        workers = worker.num_workers if worker else 1
-        slot, slots = self.rank * workers + (worker.id if worker else 0), self.world_size * workers
+        slot, slots = slot_of_worker(self.rank, self.world_size)
         first = self._first_turns.get(slot, self._turn_of(slot, slots))
         rng = np.random.default_rng((self.seed or 0, slot, first))
         kept: list[tuple] = []
@@ -199,6 +204,13 @@ class WebStream(IterableDataset):
         return packed
 
 
+def slot_of_worker(rank, world_size):
+    """tuple[int, int]: The number of this worker among those of all processes, and how many there are."""
+    worker = get_worker_info()
+    workers = worker.num_workers if worker else 1
+    return rank * workers + (worker.id if worker else 0), world_size * workers
+
+
 def _read(url):
     """Raw samples of one shard: ``__key__``, ``__url__`` and bytes by ending.
 
@@ -229,7 +241,7 @@ def is_stream(dataset):
 
 
 class StreamLoader(DataLoader):
-    """The data loader of a ``WebStream``; its length is what the stream says of itself.
+    """The data loader of a ``WebStream`` or ``MixedStream``; its length is what the stream says of itself.
 
     Args:
         config (dict): As ``train_dataloader``; without sampler.
@@ -239,12 +251,12 @@ class StreamLoader(DataLoader):
         ConfigError: There is a sampler.
     """
 
-    dataset: WebStream
+    dataset: Any
 
     def __init__(self, config, seed=None):
         options = dict(config)
         if options.pop('sampler', None) or options.pop('batch_sampler', None):
-            raise ConfigError('a WebStream has no sampler, it comes in its own order: leave sampler out')
+            raise ConfigError('a stream has no sampler, it comes in its own order: leave sampler out')
         dataset = DATASETS.build(options.pop('dataset'))
         dataset.seed = dataset.seed if dataset.seed is not None else seed
         collate = dict(options.pop('collate_fn', dict(type='pseudo_collate')))

@@ -118,12 +118,13 @@ def adjust_dataloaders(cfg, no_pin_memory, no_persistent_workers):
 
 
 def innermost_datasets(dataset, path='dataset'):
-    """(path, config) of the data sets below RepeatDataset, ConcatDataset and the like."""
+    """(path, config) of the data sets below RepeatDataset, ConcatDataset, MixedStream and the like."""
     if isinstance(dataset.get('dataset'), dict):
         return innermost_datasets(dataset['dataset'], f'{path}.dataset')
-    if isinstance(dataset.get('datasets'), (list, tuple)):
-        return [found for where, item in _each(dataset['datasets'], f'{path}.datasets', always_list=True)
-                for found in innermost_datasets(item, where)]
+    for key in ('datasets', 'streams'):
+        if isinstance(dataset.get(key), (list, tuple)):
+            return [found for where, item in _each(dataset[key], f'{path}.{key}', always_list=True)
+                    for found in innermost_datasets(item, where)]
     return [(path, dataset)]
 
 
@@ -463,7 +464,7 @@ class _Checker:
         if path != 'train_dataloader' or self._train_loop() != 'SeekIterLoop':
             self.add(f'{path}.dataset', 'a stream is for training by iterations (train_cfg=dict(max_iters=...)); use '
                                         'WebShards')
-        if loader['dataset'].get('type') == 'WebStream' and find_spec('webdataset') is None:
+        if loader['dataset'].get('type') in ('WebStream', 'MixedStream') and find_spec('webdataset') is None:
             self.add(f'{path}.dataset', WITHOUT_PACKAGE)
 
     def mix(self, loader, path):
@@ -483,8 +484,9 @@ class _Checker:
         kind = str(dataset.get('type'))
         self.pipeline(dataset.get('pipeline'), f'{path}.pipeline', root)
         self.dataset(dataset.get('dataset'), f'{path}.dataset', root, kind)
-        for where, item in self.entries(dataset.get('datasets'), f'{path}.datasets', always_list=True):
-            self.dataset(item, where, root, kind)
+        for key in ('datasets', 'streams'):
+            for where, item in self.entries(dataset.get(key), f'{path}.{key}', always_list=True):
+                self.dataset(item, where, root, kind)
 
     def pipeline(self, steps, path, root):
         for where, item in self.entries(steps, path, always_list=True):

@@ -6,34 +6,18 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
-from mmengine.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
 from tar_shards import write_shards
-from toy_parts import toy_config
+from web_streams import Traced, config, numbers, read_without_package
 
-from mmblip2.datasets import WebStream, web_stream
-from mmblip2.datasets.tar_files import open_tar
-from mmblip2.datasets.transforms import LoadImage
+from mmblip2.datasets import web_stream
 from mmblip2.datasets.web_stream import StreamLoader
 from mmblip2.engine import Runner
 from mmblip2.errors import ConfigError, DataError
-from mmblip2.registry import TRANSFORMS
-from mmblip2.structures import DataSample
 from mmblip2.utils import config_check
 
 SIZES = (5, 3, 4, 6, 2)
-
-
-@TRANSFORMS.register_module()
-class NumberOfImage:
-    """The number that is in the picture's corner."""
-
-    def __call__(self, results):
-        red = LoadImage()(results)['image'].getpixel((0, 0))[0]
-        sample = DataSample(sample_idx=results['sample_idx'], text=results['caption'], question=str(red))
-        return dict(inputs=torch.tensor([red / 20, *results['rng'].random(3)]).float(), data_samples=sample)
 
 
 @pytest.fixture
@@ -44,38 +28,13 @@ def folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def without_package(monkeypatch, request):
-    """Shards are read from files, as webdataset would read them: it need not be installed."""
-    if 'by_webdataset' in request.node.name:
-        return
-
-    def read(url):
-        file = open_tar(url.removeprefix('test:'))
-        for number in range(file.summary.samples):
-            key, members = file.sample(number)
-            yield {'__key__': key, '__url__': url, **{ending: file.read(place) for ending, place in members.items()}}
-
-    monkeypatch.setattr(web_stream, '_read', read)
-    monkeypatch.setattr(web_stream, 'find_spec', lambda name: True)
-    monkeypatch.setattr(config_check, 'find_spec', lambda name: True)
-
-
-class Traced(WebStream):
-    """Notes the number of the shard that a sample is from, as ``question_id``."""
-
-    def _pack(self, number, index, raw):
-        packed = super()._pack(number, index, raw)
-        if 'data_samples' in packed:
-            packed['data_samples'].question_id = number
-        return packed
+    if 'by_webdataset' not in request.node.name:
+        read_without_package(monkeypatch)
 
 
 def build(folder, urls=None, **kwargs):
     return Traced(urls or f'{folder}/{{000..004}}.tar', **{
         'samples': 20, 'pipeline': [dict(type='NumberOfImage')], 'shuffle': 1, 'seed': 3, **kwargs})
-
-
-def numbers(packed):
-    return [int(item['data_samples'].question) for item in packed]
 
 
 @pytest.mark.parametrize('shuffle', [1, 7])
@@ -174,19 +133,6 @@ def test_a_stream_takes_no_sampler(folder):
 
 
 # -------------------------------------------------------------------------------------------------------- a training
-
-def config(folder, work_dir, workers=0, max_iters=9, **changes):
-    cfg = toy_config(work_dir, max_iters, workers, **changes)
-    cfg['train_dataloader'] = dict(
-        batch_size=4, num_workers=workers, collate_fn=dict(type='pseudo_collate'), dataset=dict(
-            type='WebStream', urls=f'{folder}/{{000..004}}.tar', samples=20, shuffle=2,
-            pipeline=[dict(type='NumberOfImage')]))
-    for key in ('val', 'test'):
-        for part in ('dataloader', 'cfg', 'evaluator'):
-            cfg.pop(f'{key}_{part}')
-    cfg['train_cfg'] = dict(type='SeekIterLoop', max_iters=max_iters)
-    return Config(cfg)
-
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_training_resumes_from_whole_shards_and_says_so(folder, tmp_path, workers):
