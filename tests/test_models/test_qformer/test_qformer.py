@@ -103,6 +103,28 @@ def test_heads_divide_the_width():
         build(width=10, num_heads=4)
 
 
+def test_patch_dropout_leaves_out_its_share_in_training_alone():
+    qformer = build(patch_dropout=0.4)
+    patches = torch.randn(8, 10, 12)
+    whole = qformer.project_image(patches)
+    assert whole[0].key.size(2) == 10
+    qformer.train()
+    some = qformer.project_image(patches)
+    assert some[1] is None and some[0].key.shape == (8, 2, 6, 8) and some[2].value.shape == (8, 2, 6, 8)
+    places = torch.cdist(some[0].key[:, 0], whole[0].key[:, 0]).argmin(2)  # (8, 6), of kept keys among all of an image
+    assert all(len(set(image)) == 6 for image in places.tolist()), 'no patch twice'
+    assert len({tuple(sorted(image)) for image in places.tolist()}) > 1, 'other ones of each image'
+    for layer in (0, 2):  # all layers see the same ones
+        torch.testing.assert_close(some[layer].value, whole[layer].value.gather(
+            2, places[:, None, :, None].expand(-1, 2, -1, 8)))
+
+
+@pytest.mark.parametrize('share', [-0.1, 1])
+def test_patch_dropout_is_a_share(share):
+    with pytest.raises(ConfigError, match=f'patch_dropout is {share}, expected a number from 0 to below 1'):
+        build(patch_dropout=share)
+
+
 def test_too_long_text_is_refused():
     qformer = build()
     with pytest.raises(ValueError, match='text of 11 tokens is longer than max_positions=10'):
