@@ -4,8 +4,9 @@
 #   python tools/train.py configs/flickr8k/stage1.py --work-dir work_dirs/flickr8k/stage1
 #   python tools/test.py configs/flickr8k/stage1.py work_dirs/flickr8k/stage1
 # The encoder sees four random versions of each training image, once (docs/feature_cache.md); stage 2 finds them.
-# Hardware: 2 CPU cores, one of them busy: 33 minutes. Expected (measured with Resize in place of random versions,
-# README.md), val split, recall@1: image to text 12.6, text to image 8.5; by ITC alone 14.9 and 12.2.
+# Hardware: 2 CPU cores: features 10 minutes on one of them, training 63. Expected (measured with the commands above),
+# val split, recall@1 by ITC: image to text 18.5, text to image 16.0. Re-ranking by ITM lowers them after so short a
+# training (README.md), so the test leaves it out: --cfg-options test_cfg.k_test=16 does it.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
     '../_base_/models/blip2_flickr8k.py'
@@ -16,22 +17,22 @@ evaluation_pipeline = [
 
 model = dict(
     type='Blip2Representation',
-    qformer=dict(vocab_size=30523),
+    qformer=dict(vocab_size=30523, dropout=0.1, patch_dropout=0.4),  # 6,000 images are few
     tokenizer=dict(type='BertTokenizer', path='data/pretrained/minilm-bert'),
     embed_dim=256,
     max_text_len=32,
-    match_rows=16,  # ITC reads all 64 pairs, which is cheap; ITM and ITG, most of the work, a quarter of them
+    match_rows=16,  # ITC reads all 128 pairs; ITM and ITG, which cost more, 16 of them
     frozen=('vision', ))
 
 train_dataloader = dict(
-    batch_size=64, num_workers=0, collate_fn=dict(type='pseudo_collate'),
+    batch_size=128, num_workers=0, collate_fn=dict(type='pseudo_collate'),
     sampler=dict(type='SeekableInfiniteSampler'),
     dataset=dict(
         type='COCORetrieval', data_root=data_root, ann_file='annotations/karpathy_train.json',
         feature_cache=dict(dir='data/features', views=4),
         pipeline=[dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=224), dict(type='RandomFlip'),
                   dict(type='CleanCaption'), dict(type='PackInputs')]))
-train_cfg = dict(max_iters=1800, val_interval=300)
+train_cfg = dict(max_iters=960, val_interval=160)
 optim_wrapper = dict(
     # what starts from BERT learns slower than what starts from nothing, and the temperature would run away
     paramwise_cfg=dict(custom_keys={
@@ -45,10 +46,9 @@ test_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='COCORetrieval', data_root=data_root, ann_file='annotations/karpathy_val.json',
                  test_mode=True, feature_cache=dict(dir='data/features'), pipeline=evaluation_pipeline))
-test_cfg = dict(type='RetrievalTestLoop', k_test=8)
+test_cfg = dict(type='RetrievalTestLoop', k_test=0)
 test_evaluator = dict(type='RetrievalRecall')
 
-# the curve of the training: by ITC alone, which takes seconds
 val_dataloader = test_dataloader
 val_cfg = dict(type='RetrievalValLoop', k_test=0)
 val_evaluator = test_evaluator

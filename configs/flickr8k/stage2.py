@@ -2,8 +2,8 @@
 # on the val split (1,000 images, five references each).
 #   python tools/train.py configs/flickr8k/stage2.py --work-dir work_dirs/flickr8k/stage2
 #   python tools/test.py configs/flickr8k/stage2.py work_dirs/flickr8k/stage2
-# Hardware: 2 CPU cores, one of them busy: about 55 minutes. Expected (measured with Resize in place of random versions
-# of the images, README.md), val split: CIDEr 24.5.
+# Hardware: 2 CPU cores, one of them busy: about 55 minutes. Expected (measured on an earlier, shorter stage 1 and with
+# Resize in place of random versions of the images, README.md), val split: CIDEr 24.5.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
     '../_base_/models/blip2_flickr8k.py'
