@@ -123,11 +123,11 @@ FLICKR8K_WAVES = (
           options=('--source', '{source}', '--out', '{data}'), results=('{data}/annotations/captions_val.json',)),
      Step('parts', 'tool', 'model_converters/prepare_real_parts.py', (40, 40), options=('--out', 'data/pretrained'),
           results=('data/pretrained/minilm-bert/config.json', 'data/pretrained/smollm2/config.json'))),
-    (Step('features', 'tool', 'dataset_converters/cache_features.py', (900, 20), 'stage1', ('data', 'parts'),
+    (Step('features', 'tool', 'dataset_converters/cache_features.py', (600, 20), 'stage1', ('data', 'parts'),
           options=('--work-dir', '{work}/features'), results=('data/features',)),),
-    (Step('stage1', 'train', 'train.py', (5000, 60), 'stage1', ('features',)),),
-    tests('retrieval', (300, 30), 'stage1'),
-    (Step('stage2', 'train', 'train.py', (5000, 60), 'stage2', ('stage1',)),),
+    (Step('stage1', 'train', 'train.py', (3800, 60), 'stage1', ('features',)),),
+    tests('retrieval', (60, 30), 'stage1'),
+    (Step('stage2', 'train', 'train.py', (3300, 60), 'stage2', ('stage1',)),),
     tests('caption', (400, 40), 'stage2'),
 )
 FLICKR8K_FULL = Mode('data/flickr8k', 'work_dirs/flickr8k', {}, {})

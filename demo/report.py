@@ -313,7 +313,7 @@ def render_flickr8k(work, data, rows, root=Path('.')):
     intro = (f'BLIP-2 from a frozen EfficientNet-Lite0, MiniLM and a frozen SmolLM2-135M-Instruct, trained in two '
              f'stages on the train split of Flickr8k and evaluated on its val split ({len(images)} images). The '
              'examples below are spread evenly over that split.')
-    legend = ('Recall: re-ranked by the matching head; itc: by the contrastive score alone. Chance: random ranking. '
+    legend = ('Recall: by the contrastive score, without re-ranking. Chance: random ranking. '
               f'Ceiling: one of the five captions of people against the other four. Aims: {aims}.')
     charts = ''.join(loss_chart(TRAININGS[name], read_losses(work / name)) for name in ('stage1', 'stage2'))
     charts += loss_chart('Stage 1: recall@1 on val by the contrastive score alone, percent',
@@ -321,7 +321,7 @@ def render_flickr8k(work, data, rows, root=Path('.')):
     return page('mmblip2 on Flickr8k', intro, legend, rows, summary, f'''<h2>Captions</h2>
 <p class="dim">Generated, and the references.</p>
 {caption_cards(images, references, find_prediction(work, 'test_caption', 'caption'))}
-<h2>Retrieval</h2><p class="dim">The five best, re-ranked; green: the caption belongs to the image.</p>
+<h2>Retrieval</h2><p class="dim">The five best; green: the caption belongs to the image.</p>
 {retrieval_cards(find_prediction(work, 'test_retrieval', 'retrieval'), Path(root))}
 <h2>Curves</h2><p class="dim">By iteration; behind each name its last value.</p>
 <div class="grid wide">{charts}</div>''')

@@ -83,12 +83,6 @@ def draws_of_window(name, what, sources, ratios, window):
     return counts
 
 
-def spread_evenly(counts):
-    """int64 (sum(counts),): number k ``counts[k]`` times, at places of equal distance."""
-    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
-    return np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind='stable')]
-
-
 def _shares(ratios, window):
     """``window`` split by ratios into whole numbers, by the largest remainders."""
     exact = [ratio / sum(ratios) * window for ratio in ratios]
@@ -113,7 +107,8 @@ class _MixedOrder:
     def __init__(self, counts, orders, starts, shuffle, seed):
         self.counts, self.orders, self.starts, self.shuffle, self.seed = counts, orders, starts, shuffle, seed
         self.window = sum(counts)
-        self._even = spread_evenly(counts)
+        places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        self._even = np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind='stable')]
         self._number = None
 
     def __getitem__(self, k):

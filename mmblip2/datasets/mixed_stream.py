@@ -1,13 +1,11 @@
 """Several streams as one, each drawn as often as its ratio says."""
-import itertools
-
 import numpy as np
 from torch.utils.data import IterableDataset
 
 from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import DATASETS
 
-from .mixed import OTHER_SEED, draws_of_window, spread_evenly
+from .mixed import OTHER_SEED, draws_of_window
 from .web_stream import WebStream, slot_of_worker
 
 
@@ -93,9 +91,9 @@ class MixedStream(IterableDataset):
         slot, _ = slot_of_worker(self.rank, self.world_size)
         rng = np.random.default_rng((self.seed or 0, slot))
         sources = [iter(stream) for stream in self.streams]
-        order = spread_evenly(self.counts)
-        for _ in itertools.count():
-            for number in rng.permutation(order).tolist():
+        window = np.repeat(np.arange(len(self.counts)), self.counts)
+        while True:
+            for number in rng.permutation(window).tolist():
                 packed = next(sources[number])
                 packed['data_samples'].stream_at += (number, )
                 yield packed

@@ -24,7 +24,7 @@ def read_without_package(monkeypatch):
     monkeypatch.setattr(config_check, 'find_spec', lambda name: True)
 
 
-@TRANSFORMS.register_module(force=True)
+@TRANSFORMS.register_module()
 class NumberOfImage:
     """The number that is in the picture's corner."""
 
