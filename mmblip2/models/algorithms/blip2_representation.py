@@ -43,13 +43,15 @@ class Blip2Representation(Representation):
             computed, and what only it trains has no gradient.
         match_rows (int, optional): ITM and ITG take the first so many pairs of each process's batch, with negatives
             from all of it: ITC profits from a large batch, and is the cheap part. Default: all.
+        itc_dropout (float): In training, of the features that ITC projects: against overfitting on few images.
         vision_norm_eps (float): Epsilon of the norm after the encoder (1e-5 LAVIS, 1e-6 Hugging Face).
         frozen (Sequence[str]): Parts that are not trained, of 'vision', 'qformer'.
         allow_random (bool): Accept frozen parts with random weights.
         data_preprocessor (dict, optional): Config of the data preprocessor.
 
     Raises:
-        ConfigError: If tokenizer and Q-Former do not fit, ``loss_weights`` or ``match_rows`` are no such values.
+        ConfigError: If tokenizer and Q-Former do not fit, or ``loss_weights``, ``match_rows`` or ``itc_dropout`` are
+            no such values.
     """
 
     qformer: QFormer
@@ -57,8 +59,8 @@ class Blip2Representation(Representation):
     def __init__(self, vision: nn.Module, qformer: QFormer, tokenizer, embed_dim: int = 256,
                  temperature: float = 0.07, max_text_len: int = 32, label_smoothing: float = 0.1,
                  gather_grad: bool = True, global_token_mean: bool = True, negative_seed: int = 0,
-                 loss_weights: dict | None = None, match_rows: int | None = None, vision_norm_eps: float = 1e-5,
-                 frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
+                 loss_weights: dict | None = None, match_rows: int | None = None, itc_dropout: float = 0.,
+                 vision_norm_eps: float = 1e-5, frozen: Sequence[str] = ('vision', ), allow_random: bool = False,
                  data_preprocessor: dict | None = None):
         if qformer.vocab_size is None:
             raise ConfigError('Blip2Representation needs a Q-Former with a text half: set qformer.vocab_size')
@@ -66,7 +68,7 @@ class Blip2Representation(Representation):
         super().__init__(dict(vision=vision, qformer=qformer), 'qformer', frozen, allow_random, data_preprocessor)
         self.tokenizer = tokenizer
         self.vision_norm = nn.LayerNorm(self.vision.embed_dim, vision_norm_eps)
-        self.itc_head = ITCHead(qformer.width, embed_dim, temperature)
+        self.itc_head = ITCHead(qformer.width, embed_dim, temperature, dropout=itc_dropout)
         self.itm_head = ITMHead(qformer.width)
         self.itg_head = LMHead(qformer.width, qformer.vocab_size)
         self.max_text_len = max_text_len

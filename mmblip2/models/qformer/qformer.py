@@ -3,6 +3,7 @@
 Shapes: B images or image-text rows, P patches, E vision width, Q queries, T text tokens, L = Q+T, D width, H heads.
 """
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmblip2.errors import ConfigError
@@ -83,10 +84,12 @@ class QFormer(BertTower):
         bert (str, optional): BERT folder whose weights a training starts from; not needed afterwards.
         patch_dropout (float): In training an image is read without this share of its patches, drawn at random: against
             overfitting on few images, and cheaper. (FLIP, arXiv:2212.00794, leaves them out before the encoder.)
+        channel_dropout (float): In training an image is read with this share of the encoder's channels set to 0, the
+            same ones in all of its patches, the rest scaled up (arXiv:1411.4280): against overfitting on few images.
 
     Raises:
         ConfigError: A size is no positive whole number, ``num_heads`` does not divide ``width``, or ``patch_dropout``
-            is not from 0 to below 1.
+            or ``channel_dropout`` is not from 0 to below 1.
     """
 
     title = 'Q-Former'
@@ -95,15 +98,18 @@ class QFormer(BertTower):
     def __init__(self, vision_width: int, num_layers: int = 12, width: int = 768, num_heads: int = 12,
                  mlp_width: int | None = None, num_query: int | None = 32, cross_attention_freq: int = 2,
                  vocab_size: int | None = None, max_positions: int = 512, dropout: float = 0.1,
-                 eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None, patch_dropout: float = 0.):
+                 eps: float = 1e-12, init_std: float = 0.02, bert: str | None = None, patch_dropout: float = 0.,
+                 channel_dropout: float = 0.):
         self.check_sizes(
             dict(vision_width=vision_width, num_layers=num_layers, width=width, num_heads=num_heads,
                  cross_attention_freq=cross_attention_freq, max_positions=max_positions),
             dict(num_query=num_query, mlp_width=mlp_width, vocab_size=vocab_size))
-        if not 0 <= patch_dropout < 1:
-            raise ConfigError(f'QFormer: patch_dropout is {patch_dropout!r}, expected a number from 0 to below 1')
+        for name, share in (('patch_dropout', patch_dropout), ('channel_dropout', channel_dropout)):
+            if not 0 <= share < 1:
+                raise ConfigError(f'QFormer: {name} is {share!r}, expected a number from 0 to below 1')
         super().__init__(vision_width, width, vocab_size, max_positions, dropout, eps, bert)
         self.patch_dropout = patch_dropout
+        self.channel_dropout = channel_dropout
         self.num_query = num_query
         self.queries = nn.Parameter(torch.empty(1, num_query, width)) if num_query is not None else None
         self.layers = nn.ModuleList(
@@ -115,11 +121,13 @@ class QFormer(BertTower):
         self._draw_weights(init_std)
 
     def project_image(self, patches: torch.Tensor) -> list[KeyValue | None]:
-        """See ``BertTower``; in training of the patches that ``patch_dropout`` leaves."""
+        """See ``BertTower``; in training of what ``patch_dropout`` and ``channel_dropout`` leave."""
         if self.training and self.patch_dropout:
             kept = max(1, round(patches.size(1) * (1 - self.patch_dropout)))
             chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :kept]  # (B, kept)
             patches = patches.gather(1, chosen.unsqueeze(2).expand(-1, -1, patches.size(2)))
+        if self.training and self.channel_dropout:
+            patches = patches * F.dropout(patches.new_ones(len(patches), 1, patches.size(2)), self.channel_dropout)
         return super().project_image(patches)
 
     @property

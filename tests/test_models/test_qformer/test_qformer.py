@@ -119,10 +119,30 @@ def test_patch_dropout_leaves_out_its_share_in_training_alone():
             2, places[:, None, :, None].expand(-1, 2, -1, 8)))
 
 
+def test_channel_dropout_leaves_out_its_share_in_training_alone(monkeypatch):
+    qformer = build(channel_dropout=0.5)
+    seen = {}
+    for layer in (0, 2):
+        monkeypatch.setattr(qformer.layers[layer].cross_attention, 'project_kv',
+                            lambda patches, layer=layer: seen.__setitem__(layer, patches))
+    patches = torch.rand(64, 10, 12) + 0.5
+    qformer.project_image(patches)
+    assert torch.equal(seen[0], patches) and torch.equal(seen[2], patches)
+    qformer.train()
+    qformer.project_image(patches)
+    kept = seen[0] / patches  # (64, 10, 12)
+    torch.testing.assert_close(kept.unique(), torch.tensor([0., 2.]))  # the rest is scaled up
+    assert abs(kept.mean().item() - 1) < 0.2
+    torch.testing.assert_close(kept, kept[:, :1].expand_as(kept))  # one choice for all patches of an image
+    assert len({tuple(image) for image in kept[:, 0].tolist()}) > 32, 'other ones of each image'
+    assert torch.equal(seen[0], seen[2]), 'all layers see the same ones'
+
+
+@pytest.mark.parametrize('name', ['patch_dropout', 'channel_dropout'])
 @pytest.mark.parametrize('share', [-0.1, 1])
-def test_patch_dropout_is_a_share(share):
-    with pytest.raises(ConfigError, match=f'patch_dropout is {share}, expected a number from 0 to below 1'):
-        build(patch_dropout=share)
+def test_dropout_of_images_is_a_share(name, share):
+    with pytest.raises(ConfigError, match=f'{name} is {share}, expected a number from 0 to below 1'):
+        build(**{name: share})
 
 
 def test_too_long_text_is_refused():
