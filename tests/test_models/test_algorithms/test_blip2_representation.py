@@ -173,6 +173,16 @@ def test_part_of_the_batch_is_matched_against_all_of_it(tiny_parts):
     assert all(more[name] == value for name, value in full.loss(images, samples).items())
 
 
+def test_itc_dropout_changes_itc_in_training_alone(tiny_parts):
+    model = build(tiny_parts, itc_dropout=0.5, loss_weights=dict(itm=0, itg=0))
+    images, samples = batch()
+    model.eval()
+    whole = model.loss(images, samples)['loss_itc']
+    assert model.loss(images, samples)['loss_itc'] == whole
+    model.itc_head.train()  # the other dropouts stay off
+    assert model.loss(images, samples)['loss_itc'] != whole
+
+
 @pytest.mark.parametrize('rows', [0, 2.5])
 def test_wrong_match_rows_is_named(tiny_parts, rows):
     with pytest.raises(ConfigError, match=f'match_rows is {rows}, expected a positive whole number'):
