@@ -9,7 +9,7 @@ import yaml
 from mmengine.config import Config
 
 from mmblip2.checkpoints.sources import PUBLISHED
-from mmblip2.utils import config_check
+from mmblip2.utils import config_check, run_config
 from mmblip2.utils.meta import build_on_meta, count_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ def ids(path):
 @pytest.mark.parametrize('path', CONFIGS, ids=ids)
 def test_config_is_valid(path, monkeypatch, real_parts):
     monkeypatch.chdir(ROOT)
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     config_check.check_config(cfg)
 
 
@@ -119,7 +119,7 @@ def work_dir(path):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=ids)
 def test_a_header_says_command_hardware_and_what_to_expect(path):
-    cfg, text = config_check.load_config(str(path)), header(path)
+    cfg, text = run_config.load_config(str(path)), header(path)
     assert text.startswith('# ')
     assert re.search(r'\bHardware\b.*\b(GPUs|A100|CPU cores)\b', text)
     expected = text[re.search(r'\bExpected\b', text).start():].replace('\n# ', ' ')
@@ -139,7 +139,7 @@ def test_a_header_says_command_hardware_and_what_to_expect(path):
 
 def test_what_a_config_starts_from_is_what_the_commands_of_others_wrote(monkeypatch):
     monkeypatch.delenv('MMBLIP2_QUICKSTART', raising=False)
-    configs = {path: config_check.load_config(str(path)) for path in CONFIGS}
+    configs = {path: run_config.load_config(str(path)) for path in CONFIGS}
     written = {path: work_dir(path) for path, cfg in configs.items() if cfg.get('train_dataloader')}
     assert len(set(written.values())) == len(written), 'no two configs write into one folder'
 
@@ -159,7 +159,7 @@ def test_what_a_config_starts_from_is_what_the_commands_of_others_wrote(monkeypa
 
 @pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name in ('blip', 'blip2')], ids=ids)
 def test_command_name_and_recipe_speak_of_the_same_processes(path):
-    cfg, text = config_check.load_config(str(path)), header(path)
+    cfg, text = run_config.load_config(str(path)), header(path)
     named = re.search(r'_(\d+)xb(\d+)_', path.stem)
     if not cfg.get('train_dataloader'):
         processes, = re.findall(rf'dist_test.sh configs/{ids(path)} CHECKPOINT (\d+)\n', text)
@@ -184,7 +184,7 @@ def test_model_builds_without_files(path, monkeypatch, real_parts, tmp_path, opt
         monkeypatch.delenv(name, raising=False)
     if path.parent.name == 'quickstart':  # the size of its vocabulary is that of the tokenizer, which a script makes
         shutil.copytree(opt_folder, tmp_path / 'data' / 'shapes' / 'tokenizers' / 'opt')
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     model = build_on_meta(cfg.model)
     assert all(parameter.is_meta for parameter in model.parameters())
     counts = count_parameters(model)
@@ -202,7 +202,7 @@ def test_model_builds_without_files(path, monkeypatch, real_parts, tmp_path, opt
 
 @pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
 def test_recipe_is_that_of_the_paper(path):
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     assert ('train_cfg' in cfg) == (path.stem in RECIPES)
     if 'train_cfg' not in cfg:
         return
@@ -219,7 +219,7 @@ def test_recipe_is_that_of_the_paper(path):
 
 @pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip'], ids=ids)
 def test_recipe_of_blip_is_that_of_the_paper(path):
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     assert ('train_cfg' in cfg) == (path.stem in BLIP_RECIPES)
     if 'train_cfg' not in cfg:
         return
@@ -255,7 +255,7 @@ def test_recipe_of_blip_is_that_of_the_paper(path):
 
 @pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
 def test_answers_are_asked_for_and_generated_as_published(path):
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     asks = cfg.model.type == 'Blip2Generation' and 'test_dataloader' in cfg
     assert asks == (path.stem in ANSWERS), 'say how this config generates'
     if not asks:
@@ -280,7 +280,7 @@ def test_answers_are_asked_for_and_generated_as_published(path):
 @pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'blip2'], ids=ids)
 def test_retrieval_re_ranks_as_published(path):
     """Paper, table 9: the best 128 of each query. LAVIS reads 35 tokens in its evaluation and trains with 32."""
-    cfg = config_check.load_config(str(path))
+    cfg = run_config.load_config(str(path))
     assert (cfg.model.type == 'Blip2Representation') == ('_stage1' in path.stem or 'retrieval' in path.stem)
     if cfg.model.type == 'Blip2Representation':
         loops = [cfg[key].k_test for key in ('val_cfg', 'test_cfg') if key in cfg]
@@ -290,7 +290,7 @@ def test_retrieval_re_ranks_as_published(path):
 
 def test_smollm2_is_counted_without_its_folder(monkeypatch, real_parts, tmp_path):
     monkeypatch.chdir(tmp_path)
-    cfg = config_check.load_config(str(ROOT / 'configs' / 'flickr8k' / 'stage2.py'))
+    cfg = run_config.load_config(str(ROOT / 'configs' / 'flickr8k' / 'stage2.py'))
     counts = count_parameters(build_on_meta(cfg.model))['parts']
     assert counts['language_model'] == dict(trainable=0, frozen=134515008)  # as the model in the package has
 

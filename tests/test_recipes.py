@@ -22,7 +22,7 @@ from recipe_files import write_data, write_tokenizers  # noqa: E402
 
 from mmblip2.errors import DataError  # noqa: E402
 from mmblip2.evaluation.functional import caption  # noqa: E402
-from mmblip2.utils import config_check  # noqa: E402
+from mmblip2.utils import config_check, run_config  # noqa: E402
 from mmblip2.utils.shrink import DEPTH, shrink  # noqa: E402
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
@@ -109,7 +109,7 @@ def shrunk(files, real_parts, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def load(path):
-        shipped = config_check.load_config(str(path))
+        shipped = run_config.load_config(str(path))
         cfg = shrink(shipped, bert, language)
         assert [key for key in changed(shipped, cfg) if not CHANGED.fullmatch(key)] == []
         cfg.work_dir = str(tmp_path / 'work')

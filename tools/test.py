@@ -38,21 +38,22 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.utils import config_check as check
-    cfg = check.load_run_config(args)
+    from mmblip2.utils import run_config
+    cfg = run_config.load_run_config(args)
     cfg.load_from, cfg.resume = args.checkpoint, False
-    check.require(cfg, ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
+    run_config.require(cfg, ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'))
     if args.amp:
         cfg.test_cfg.setdefault('autocast', 'auto')
     if args.shuffle_images:
-        for _, dataset in check.innermost_datasets(cfg.test_dataloader.dataset):
+        for _, dataset in run_config.innermost_datasets(cfg.test_dataloader.dataset):
             dataset.shuffle_images = True
     for path in (args.dump, args.out if args.out_item == 'pred' else None):
         if path:
-            check.dump_predictions(cfg, path)
+            run_config.dump_predictions(cfg, path)
     if args.show_dir:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(
             type='PredictionVisualizationHook', show_dir=args.show_dir, interval=args.interval)]
-    check.adjust_dataloaders(cfg, args.no_pin_memory, False)
+    run_config.adjust_dataloaders(cfg, args.no_pin_memory, False)
     check.check_config(cfg, checkpoint=args.checkpoint)
     from mmengine.dist import is_main_process
 

@@ -29,11 +29,12 @@ def main(argv=None):
     args = parse_args(argv)
     from mmblip2.errors import ConfigError
     from mmblip2.utils import config_check as check
-    cfg = check.load_run_config(args)
+    from mmblip2.utils import run_config
+    cfg = run_config.load_run_config(args)
     if args.resume:
         cfg.resume = True if args.resume == 'auto' else args.resume
     if args.amp:
-        check.use_amp(cfg)
+        run_config.use_amp(cfg)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         (cfg.get('default_hooks') or {}).get('checkpoint', {}).pop('save_best', None)
@@ -41,7 +42,7 @@ def main(argv=None):
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise ConfigError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    check.adjust_dataloaders(cfg, args.no_pin_memory, args.no_persistent_workers)
+    run_config.adjust_dataloaders(cfg, args.no_pin_memory, args.no_persistent_workers)
     check.check_config(cfg, training=True)
     from mmblip2.engine import Runner
     Runner.from_cfg(cfg).train()

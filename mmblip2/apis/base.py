@@ -99,7 +99,7 @@ class BaseInferencer:
         Raises:
             ConfigError: It has none.
         """
-        from mmblip2.utils.config_check import innermost_datasets
+        from mmblip2.utils.run_config import innermost_datasets
         dataset = (self.config.get('test_dataloader') or self.config.get('val_dataloader') or {}).get('dataset')
         steps = innermost_datasets(dataset)[0][1].get('pipeline') if dataset else None
         if not steps:

@@ -134,8 +134,8 @@ def _find(model, pretrained) -> tuple[Any, Any, dict | None]:
 
     from mmblip2.checkpoints.huggingface_config import config_from_folder, is_huggingface_folder
     from mmblip2.checkpoints.sources import is_hub_name, locate
-    from mmblip2.utils.config_check import load_config
     from mmblip2.utils.paths import resource_root, shipped_config
+    from mmblip2.utils.run_config import load_config
     if not isinstance(model, (str, Path, Config)):
         raise ConfigError(f'model is a {type(model).__name__}: expected a name, a path or a Config')
     if isinstance(model, Config):

@@ -68,7 +68,7 @@ def _config(source, content, config):
     from mmengine.config import Config
 
     from ..apis.trust import config_inside
-    from ..utils.config_check import load_config
+    from ..utils.run_config import load_config
     from .huggingface_config import config_from_folder, is_huggingface_folder
     if config is not None:
         return config if isinstance(config, Config) else load_config(config)

@@ -3,7 +3,8 @@ import copy
 import inspect
 
 from ..errors import ConfigError
-from .config_check import FOREIGN_KEYS, innermost_datasets
+from .config_check import FOREIGN_KEYS
+from .run_config import innermost_datasets
 
 DEPTH, WIDTH, HEADS, MLP_WIDTH = 2, 64, 4, 128
 _PATCHES = 4  # most patches along a side: the images keep their size, the patches grow

@@ -56,7 +56,7 @@ def published(root, patch):
 
     from mmblip2.apis.models import model_index
     from mmblip2.checkpoints import sources
-    from mmblip2.utils import config_check
+    from mmblip2.utils import run_config
     from mmblip2.utils.shrink import shrink
     recipe_files.write_data(root)
     (root / 'photos').mkdir()
@@ -65,7 +65,7 @@ def published(root, patch):
     bert, language = recipe_files.write_tokenizers(root)
     for name in ('configs', 'tools', 'demo', 'model-index.yml'):
         (root / name).symlink_to(ROOT / name)
-    shipped, locate = config_check.load_config, sources.locate
+    shipped, locate = run_config.load_config, sources.locate
     looked_for: list[str] = []
 
     def load_small(path, options=()):
@@ -87,7 +87,7 @@ def published(root, patch):
     for name in ('TORCH_HOME', 'MMENGINE_HOME'):
         patch.setenv(name, str(root / 'nowhere'))
     patch.setenv('MMBLIP2_WEIGHTS', str(root / 'weights'))
-    patch.setattr(config_check, 'load_config', load_small)
+    patch.setattr(run_config, 'load_config', load_small)
     patch.setattr(sources, 'locate', locate_and_tell)
     patch.setattr(sources, '_said_hash', lambda name: '')
     (root / 'weights').mkdir()

@@ -19,8 +19,8 @@ from mmblip2.checkpoints.huggingface_config import config_from_folder
 from mmblip2.errors import CheckpointError, ConfigError
 from mmblip2.models.losses import query_text_similarity
 from mmblip2.registry import MODELS
-from mmblip2.utils.config_check import load_config
 from mmblip2.utils.meta import build_on_meta
+from mmblip2.utils.run_config import load_config
 
 transformers = pytest.importorskip('transformers')
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'test_parity'))

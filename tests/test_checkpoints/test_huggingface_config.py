@@ -7,7 +7,7 @@ import pytest
 
 from mmblip2.checkpoints.huggingface_config import CLASSES, config_from_folder, is_huggingface_folder, tensor_names
 from mmblip2.errors import CheckpointError, ConfigError
-from mmblip2.utils.config_check import load_config
+from mmblip2.utils.run_config import load_config
 
 VISION = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=28,
               patch_size=7, layer_norm_eps=1e-5)

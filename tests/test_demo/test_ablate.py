@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'data'))
 from recipe_files import load_tool
 
 from mmblip2.errors import ConfigError
-from mmblip2.utils import config_check
+from mmblip2.utils import run_config
 
 ROOT = Path(__file__).parents[2]
 FILE = '''
@@ -133,6 +133,6 @@ def test_options_of_the_shipped_rows_fit_their_configs(ablate):
     for group in ablate.read_groups(path).values():
         for name, row in group['rows'].items():
             options = [str(option).format(work='out') for option in (*group['options'], *row)]
-            cfg = config_check.load_config(str(path.parent / f'{group["config"]}.py'), options)
+            cfg = run_config.load_config(str(path.parent / f'{group["config"]}.py'), options)
             assert cfg.train_cfg.max_iters * cfg.train_dataloader.batch_size in (6400, 1600), name
             assert cfg.param_scheduler[0].end == cfg.param_scheduler[1].begin == cfg.train_cfg.max_iters / 5, name

@@ -251,8 +251,8 @@ def build(path):
     from mmengine.registry import DATASETS, DefaultScope
 
     import mmblip2.datasets  # noqa: F401
-    from mmblip2.utils import config_check
-    cfg = config_check.load_config(str(path))
+    from mmblip2.utils import run_config
+    cfg = run_config.load_config(str(path))
     with DefaultScope.overwrite_default_scope('mmblip2'):
         return cfg, DATASETS.build((cfg.get('test_dataloader') or cfg.train_dataloader).dataset)
 

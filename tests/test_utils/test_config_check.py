@@ -10,7 +10,7 @@ from toy_parts import toy_config
 
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
-from mmblip2.utils import cli
+from mmblip2.utils import cli, run_config
 from mmblip2.utils import config_check as check
 
 PIPELINE = [dict(type='LoadImage'), dict(type='Resize', scale=384), dict(type='PackInputs')]
@@ -267,34 +267,34 @@ def test_unreadable_config_names_the_file(tmp_path):
     path = tmp_path / 'bad.py'
     path.write_text('model = dict(\n')
     with pytest.raises(ConfigError, match='bad.py cannot be read: SyntaxError'):
-        check.load_config(path)
+        run_config.load_config(path)
     with pytest.raises(ConfigError, match='none.py not found'):
-        check.load_config(tmp_path / 'none.py')
+        run_config.load_config(tmp_path / 'none.py')
 
 
 def test_retrieval_loop_writes_its_own_predictions():
     cfg = config(test_cfg=dict(type='RetrievalTestLoop'))
-    check.dump_predictions(cfg, 'out.json')
+    run_config.dump_predictions(cfg, 'out.json')
     assert cfg.test_cfg.out_file == 'out.json' and cfg.test_evaluator.type == 'ToyMetric'
     with pytest.raises(ConfigError, match='out.pkl: retrieval predictions are written as .json'):
-        check.dump_predictions(cfg, 'out.pkl')
+        run_config.dump_predictions(cfg, 'out.pkl')
 
 
 def test_amp_keeps_the_options_of_the_wrapper():
     cfg = config()
     cfg.optim_wrapper.clip_grad = dict(max_norm=1.)
-    check.use_amp(cfg)
+    run_config.use_amp(cfg)
     assert cfg.optim_wrapper.type == 'AutocastOptimWrapper' and cfg.optim_wrapper.dtype == 'auto'
     assert cfg.optim_wrapper.clip_grad.max_norm == 1.
     cfg.optim_wrapper.type = 'OptimWrapperDict'
     with pytest.raises(ConfigError, match='leave --amp out'):
-        check.use_amp(cfg)
+        run_config.use_amp(cfg)
 
 
 def test_an_error_in_a_config_has_its_line(tmp_path):
     (tmp_path / 'bad.py').write_text('a = 1\nb = a / 0\n')
     with pytest.raises(ConfigError, match=r'bad.py cannot be read: ZeroDivisionError: .*bad.py, line 2\)'):
-        check.load_config(tmp_path / 'bad.py')
+        run_config.load_config(tmp_path / 'bad.py')
 
 
 def test_a_work_dir_that_cannot_be_made_is_told_before_the_run(tmp_path):

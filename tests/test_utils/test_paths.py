@@ -5,7 +5,7 @@ import pytest
 
 from mmblip2.errors import ConfigError
 from mmblip2.utils import paths
-from mmblip2.utils.config_check import load_config
+from mmblip2.utils.run_config import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 

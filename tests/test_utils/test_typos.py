@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mmblip2.errors import ConfigError
-from mmblip2.utils.config_check import check_config, load_config
+from mmblip2.utils.config_check import check_config
+from mmblip2.utils.run_config import load_config
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'blip2' / 'blip2_vit-g_16xb14_retrieval-coco.py'
 

@@ -21,10 +21,10 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmblip2.utils import config_check
+    from mmblip2.utils import run_config
     from mmblip2.utils.meta import build_on_meta, count_parameters
-    cfg = config_check.load_config(args.config, args.cfg_options)
-    config_check.require(cfg, ('model',))
+    cfg = run_config.load_config(args.config, args.cfg_options)
+    run_config.require(cfg, ('model',))
     print(json.dumps(count_parameters(build_on_meta(cfg.model))))
 
 

@@ -51,7 +51,7 @@ def images_of(cfg, splits):
     from mmblip2.datasets.base import image_files
     from mmblip2.errors import ConfigError
     from mmblip2.registry import DATASETS
-    from mmblip2.utils.config_check import innermost_datasets
+    from mmblip2.utils.run_config import innermost_datasets
     found = {}
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -93,7 +93,7 @@ def problem_of(image):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmblip2.utils.config_check import load_config
+    from mmblip2.utils.run_config import load_config
     found = images_of(load_config(args.config, args.cfg_options), args.split)
     paths = list(dict.fromkeys(path for images in found.values() for path in images))
     from rich.console import Console

@@ -29,13 +29,14 @@ def main(argv=None):
     args = parse_args(argv)
     from mmblip2.errors import ConfigError
     from mmblip2.utils import config_check as check
-    cfg = check.load_run_config(args)
-    check.require(cfg, ('model',))
+    from mmblip2.utils import run_config
+    cfg = run_config.load_run_config(args)
+    run_config.require(cfg, ('model',))
     if args.checkpoint:
         cfg.load_from = args.checkpoint
     if args.amp:
-        check.use_amp(cfg)
-    check.adjust_dataloaders(cfg, False, False)
+        run_config.use_amp(cfg)
+    run_config.adjust_dataloaders(cfg, False, False)
     check.check_config(cfg, checkpoint=args.checkpoint)
     from mmblip2.engine import Runner
     if not Runner.from_cfg(cfg).fill_feature_caches(args.splits):

@@ -17,8 +17,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmblip2.utils import config_check
-    cfg = config_check.load_config(args.config, args.cfg_options)
+    from mmblip2.utils import run_config
+    cfg = run_config.load_config(args.config, args.cfg_options)
     print(cfg.pretty_text)
     if args.out:
         cfg.dump(args.out)

@@ -62,12 +62,13 @@ def write_tokenizers(texts, out):
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.utils import config_check as check
-    cfg = check.load_config(args.config, args.cfg_options)
+    from mmblip2.utils import run_config
+    cfg = run_config.load_config(args.config, args.cfg_options)
     check.check_config(cfg)
     from mmblip2.engine import Runner
     from mmblip2.utils.shrink import shrink
     datasets = [dataset for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader')
-                for _, dataset in check.innermost_datasets(cfg[f'{split}_dataloader'].dataset)]
+                for _, dataset in run_config.innermost_datasets(cfg[f'{split}_dataloader'].dataset)]
     for dataset in datasets:
         dataset.indices = args.samples
     work_dir = Path(args.work_dir or Path('work_dirs', 'try', Path(args.config).stem))

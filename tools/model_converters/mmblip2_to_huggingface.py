@@ -31,7 +31,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     from mmblip2.checkpoints.export import export_to_huggingface
-    from mmblip2.utils.config_check import load_config
+    from mmblip2.utils.run_config import load_config
     lines = export_to_huggingface(load_config(args.config), args.checkpoint, args.out, args.shard_size, args.force)
     print('\n'.join(lines))
 

@@ -97,7 +97,7 @@ def main(argv=None):
     import mmblip2.datasets  # noqa: F401
     from mmblip2.errors import ConfigError
     from mmblip2.registry import DATASETS
-    from mmblip2.utils.config_check import innermost_datasets, load_config
+    from mmblip2.utils.run_config import innermost_datasets, load_config
     cfg = load_config(args.config, args.cfg_options)
     loader = cfg.get(f'{args.split}_dataloader')
     if not loader:

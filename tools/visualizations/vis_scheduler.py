@@ -84,9 +84,9 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    from mmblip2.utils import config_check
-    cfg = config_check.load_config(args.config, args.cfg_options)
-    config_check.require(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
+    from mmblip2.utils import run_config
+    cfg = run_config.load_config(args.config, args.cfg_options)
+    run_config.require(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
     max_iters, epoch_length = training_length(cfg, args.dataset_size, args.ngpus)
     rates = learning_rates(cfg)
     shown = list(rates) if len(rates) <= 8 else [list(rates)[0], list(rates)[-1]]
