@@ -134,7 +134,8 @@ def representation(bert_folder):
                          max_positions=32, vocab_size=130),
             tokenizer=dict(type='BertTokenizer', path=bert_folder)),
         test_dataloader=dict(dataset=dict(pipeline=[*PIPELINE, dict(type='CleanCaption'), dict(type='PackInputs')]))))
-    with DefaultScope.overwrite_default_scope('mmblip2'):
+    with DefaultScope.overwrite_default_scope('mmblip2'), torch.random.fork_rng():
+        torch.manual_seed(0)  # biases, which are not redrawn
         built = MODELS.build(cfg.model).eval()
     built._config = cfg
     generator = torch.Generator().manual_seed(0)
