@@ -123,17 +123,19 @@ FLICKR8K_WAVES = (
           options=('--source', '{source}', '--out', '{data}'), results=('{data}/annotations/captions_val.json',)),
      Step('parts', 'tool', 'model_converters/prepare_real_parts.py', (40, 40), options=('--out', 'data/pretrained'),
           results=('data/pretrained/minilm-bert/config.json', 'data/pretrained/smollm2/config.json'))),
-    (Step('features', 'tool', 'dataset_converters/cache_features.py', (600, 20), 'stage1', ('data', 'parts'),
+    (Step('features', 'tool', 'dataset_converters/cache_features.py', (1200, 20), 'stage1', ('data', 'parts'),
           options=('--work-dir', '{work}/features'), results=('data/features',)),),
-    (Step('stage1', 'train', 'train.py', (3800, 60), 'stage1', ('features',)),),
-    tests('retrieval', (60, 30), 'stage1'),
-    (Step('stage2', 'train', 'train.py', (3300, 60), 'stage2', ('stage1',)),),
+    (Step('stage1', 'train', 'train.py', (3300, 60), 'stage1', ('features',)),),
+    (Step('retrieval', 'train', 'train.py', (1500, 60), 'retrieval', ('stage1',)),),
+    tests('retrieval', (60, 30), 'retrieval'),
+    (Step('stage2', 'train', 'train.py', (1500, 60), 'stage2', ('features',)),),
     tests('caption', (400, 40), 'stage2'),
 )
 FLICKR8K_FULL = Mode('data/flickr8k', 'work_dirs/flickr8k', {}, {})
 FLICKR8K_SHORT = Mode('data/flickr8k-short', 'work_dirs/flickr8k-short', {'first': (48, 12)},
-                      {'stage1': 8, 'stage2': 8}, ('train_dataloader.batch_size=8', '+train_cfg.val_interval=4',
-                                                   'default_hooks.checkpoint.interval=4'))
+                      {'stage1': 8, 'retrieval': 8, 'stage2': 8},
+                      ('train_dataloader.batch_size=8', '+train_cfg.val_interval=4',
+                       'default_hooks.checkpoint.interval=4'))
 # Percent. Chance: of 5,000 texts five are right, of 1,000 images one. Ceiling: one of the five captions against the
 # other four, averaged. Recall is not bounded that way.
 FLICKR8K_BOUNDS = {

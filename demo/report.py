@@ -19,6 +19,8 @@ from pathlib import Path
 TRAININGS = {'language_model': 'Language model (texts alone)',
              'vision_encoder': 'Vision encoder (scene labels)',
              'stage1': 'Stage 1: representation', 'stage2': 'Stage 2: generation', 'vqa': 'VQA fine-tuning'}
+FLICKR8K_TRAININGS = {'stage1': TRAININGS['stage1'], 'retrieval': 'Retrieval fine-tuning: ITC',
+                      'stage2': TRAININGS['stage2']}
 # by the contrastive score alone, which the trainings of Flickr8k log
 RECALLS = {'i2t/itc/Recall@1': 'image to text', 't2i/itc/Recall@1': 'text to image'}
 COLORS = ('#2563eb', '#ea580c', '#16a34a', '#9333ea', '#0891b2')
@@ -315,9 +317,10 @@ def render_flickr8k(work, data, rows, root=Path('.')):
              'examples below are spread evenly over that split.')
     legend = ('Recall: by the contrastive score, without re-ranking. Chance: random ranking. '
               f'Ceiling: one of the five captions of people against the other four. Aims: {aims}.')
-    charts = ''.join(loss_chart(TRAININGS[name], read_losses(work / name)) for name in ('stage1', 'stage2'))
-    charts += loss_chart('Stage 1: recall@1 on val by the contrastive score alone, percent',
-                         read_recalls(work / 'stage1'))
+    charts = ''.join(loss_chart(title, read_losses(work / name)) for name, title in FLICKR8K_TRAININGS.items())
+    charts += ''.join(
+        loss_chart(f'{FLICKR8K_TRAININGS[name]}: recall@1 on val by the contrastive score alone, percent',
+                   read_recalls(work / name)) for name in ('stage1', 'retrieval'))
     return page('mmblip2 on Flickr8k', intro, legend, rows, summary, f'''<h2>Captions</h2>
 <p class="dim">Generated, and the references.</p>
 {caption_cards(images, references, find_prediction(work, 'test_caption', 'caption'))}

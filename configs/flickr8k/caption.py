@@ -4,6 +4,6 @@
 # Hardware: 2 CPU cores. Expected: not measured; two iterations were run with the real parts.
 _base_ = ['stage2.py']
 
-load_from = 'work_dirs/flickr8k/stage2'
+load_from = '{{$MMBLIP2_FLICKR8K_WORK:work_dirs/flickr8k}}/stage2'
 train_cfg = dict(max_iters=400)
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

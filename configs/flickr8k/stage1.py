@@ -4,24 +4,25 @@
 #   python tools/train.py configs/flickr8k/stage1.py --work-dir work_dirs/flickr8k/stage1
 #   python tools/test.py configs/flickr8k/stage1.py work_dirs/flickr8k/stage1
 # The encoder sees four random versions of each training image, once (docs/feature_cache.md); stage 2 finds them.
-# Hardware: 2 CPU cores: features 10 minutes on one of them, training 63. Expected (measured with the commands above),
-# val split, recall@1 by ITC: image to text 18.5, text to image 16.0. Re-ranking by ITM lowers them after so short a
-# training (README.md), so the test leaves it out: --cfg-options test_cfg.k_test=16 does it.
+# Hardware: 2 CPU cores: features 17 minutes, training 51 (resumed once, tests beside the second half). Expected
+# (measured with the commands above), val split, recall@1 by ITC: image to text 21.6, text to image 17.0; retrieval.py
+# goes on from there. ITM does not begin to learn in so short a training (README.md), so nothing is re-ranked.
 _base_ = [
     '../_base_/default_runtime.py', '../_base_/schedules/adamw_cosine_iter.py',
     '../_base_/models/blip2_flickr8k.py'
 ]
 data_root = '{{$MMBLIP2_FLICKR8K:data/flickr8k}}'
 evaluation_pipeline = [
-    dict(type='LoadImage'), dict(type='Resize', scale=224), dict(type='CleanCaption'), dict(type='PackInputs')]
+    dict(type='LoadImage'), dict(type='Resize', scale=320), dict(type='CleanCaption'), dict(type='PackInputs')]
 
 model = dict(
     type='Blip2Representation',
-    qformer=dict(vocab_size=30523, dropout=0.1, patch_dropout=0.4),  # 6,000 images are few
+    qformer=dict(vocab_size=30523, dropout=0.1, patch_dropout=0.4, channel_dropout=0.3),  # 6,000 images are few
+    itc_dropout=0.3,
     tokenizer=dict(type='BertTokenizer', path='data/pretrained/minilm-bert'),
     embed_dim=256,
     max_text_len=32,
-    match_rows=16,  # ITC reads all 128 pairs; ITM and ITG, which cost more, 16 of them
+    match_rows=8,  # ITC reads all 128 pairs; ITM and ITG, which cost more, 8 of them
     frozen=('vision', ))
 
 train_dataloader = dict(
@@ -30,9 +31,9 @@ train_dataloader = dict(
     dataset=dict(
         type='COCORetrieval', data_root=data_root, ann_file='annotations/karpathy_train.json',
         feature_cache=dict(dir='data/features', views=4),
-        pipeline=[dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=224), dict(type='RandomFlip'),
+        pipeline=[dict(type='LoadImage'), dict(type='RandomResizedCrop', scale=320), dict(type='RandomFlip'),
                   dict(type='CleanCaption'), dict(type='PackInputs')]))
-train_cfg = dict(max_iters=960, val_interval=160)
+train_cfg = dict(max_iters=900, val_interval=150)
 optim_wrapper = dict(
     # what starts from BERT learns slower than what starts from nothing, and the temperature would run away
     paramwise_cfg=dict(custom_keys={

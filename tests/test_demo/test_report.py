@@ -139,7 +139,9 @@ def test_page_of_flickr8k_shows_recall_curves_aims_and_examples(folders):
                        '{"i2t/itc/Recall@1": 8.5, "t2i/itc/Recall@1": 7.5, "step": 20}\n')
     assert report.read_recalls(work / 'stage1') == {'image to text': [(10, 5.0), (20, 8.5)],
                                                     'text to image': [(10, 4.0), (20, 7.5)]}
+    write(work / 'retrieval' / '1' / 'vis_data' / 'scalars.json', {'i2t/itc/Recall@1': 9.5, 't2i/itc/Recall@1': 7.0,
+                                                                    'step': 20})
     page = report.render_flickr8k(work, data, ROWS)
-    assert 'image to text 8.5' in page and 'Aims: retrieval i2t/Recall@1 30.' in page
+    assert 'image to text 8.5' in page and 'image to text 9.5' in page and 'Aims: retrieval i2t/Recall@1 30.' in page
     assert 'reference one' in page and 'generated two' in page and page.count('class="hit"') == 2
     assert 'is missing' not in page and not re.search(r'(src|href)="(?!data:)', page)
