@@ -312,9 +312,9 @@ def render_flickr8k(work, data, rows, root=Path('.')):
         references[str(row['image_id'])].append(row['caption'])
     aims = ', '.join(f'{task} {key} {value:g}' for task, values in summary['aim'].items()
                      for key, value in values.items())
-    intro = (f'BLIP-2 from a frozen EfficientNet-Lite0, MiniLM and a frozen SmolLM2-135M-Instruct, trained in two '
-             f'stages on the train split of Flickr8k and evaluated on its val split ({len(images)} images). The '
-             'examples below are spread evenly over that split.')
+    intro = ('BLIP-2 from a frozen EfficientNet-Lite0, MiniLM and a frozen SmolLM2-135M-Instruct, trained on the '
+             'train split of Flickr8k for retrieval and for captions, evaluated on its val split '
+             f'({len(images)} images). The examples below are spread evenly over that split.')
     legend = ('Recall: by the contrastive score, without re-ranking. Chance: random ranking. '
               f'Ceiling: one of the five captions of people against the other four. Aims: {aims}.')
     charts = ''.join(loss_chart(title, read_losses(work / name)) for name, title in FLICKR8K_TRAININGS.items())

@@ -163,6 +163,9 @@ def trains(cfg):
     lines = next(Path(cfg.work_dir).glob('*/vis_data/scalars.json')).read_text().splitlines()
     logged = [line for line in map(json.loads, lines) if 'loss' in line]
     promised = LOSSES.get(cfg.model.type) or {f'loss_{name}' for name in cfg.model.num_classes}
+    off = [name for name, weight in cfg.model.get('loss_weights', {}).items() if not weight]
+    promised = promised - {f'loss_{name}' for name in off}
+    assert not off or cfg.find_unused_parameters, 'DDP asks for it'
     if cfg.model.type == 'BlipRepresentation' and 'text_decoder' not in cfg.model:
         promised = promised - {'loss_lm'}
     length = cfg.train_cfg.get('max_iters') or len(runner.train_dataloader)
@@ -177,7 +180,8 @@ def trains(cfg):
     optimizer = runner.optim_wrapper.optimizer
     trained = {name: p for name, p in model.named_parameters() if name not in fixed}
     assert {id(p) for group in optimizer.param_groups for p in group['params']} == {id(p) for p in trained.values()}
-    steps = {name: optimizer.state[p].get('exp_avg') for name, p in trained.items()}
+    steps = {name: optimizer.state[p].get('exp_avg') for name, p in trained.items()
+             if not name.startswith(tuple(f'{loss}_head.' for loss in off))}
     assert [name for name, step in steps.items() if step is None] == [], 'every trained parameter has had a gradient'
     assert all(step.isfinite().all() for step in steps.values())
     assert [name for name, step in steps.items() if not step.any() and not name.endswith('key.bias')] == []
