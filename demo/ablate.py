@@ -9,6 +9,7 @@ time, with a thread each.
 """
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,7 +22,12 @@ import quickstart as quick
 from mmblip2.errors import ConfigError, MMBlip2Error
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-KEYS = {'config', 'needs', 'metrics', 'options', 'rows'}
+KEYS = {'config', 'metrics', 'options', 'rows'}
+
+
+def needed(row):
+    """Returns the names of the rows (tuple) whose results a row reads, those after '{work}/' in its options."""
+    return tuple(re.findall(r'\{work\}/([\w.-]+)', ' '.join(map(str, row))))
 
 
 def read_groups(path):
@@ -37,17 +43,18 @@ def read_groups(path):
     expected = 'expected groups with config, metrics, options (a list) and rows (name: list of options)'
     if not isinstance(groups, dict):
         raise ConfigError(f'{path}: {expected}')
-    names = []
+    names, unknown = [], set()
     for name, group in groups.items():
-        fits = isinstance(group, dict) and KEYS - {'needs'} <= set(group) <= KEYS
+        fits = isinstance(group, dict) and set(group) == KEYS
         if not fits or not isinstance(group['rows'], dict) or not all(
                 isinstance(row, list) for row in (group['metrics'], group['options'], *group['rows'].values())):
             raise ConfigError(f'{path}, group {name!r}: {expected}')
+        unknown |= {other for row in group['rows'].values() for other in needed(row)} - set(names)
         names += group['rows']
     twice = sorted({name for name in names if names.count(name) > 1})
-    unknown = sorted({group['needs'] for group in groups.values() if 'needs' in group} - set(names))
     if twice or unknown:
-        raise ConfigError(f'{path}: rows that are there twice: {twice}; needed rows that are not there: {unknown}')
+        raise ConfigError(f'{path}: rows that are there twice: {twice}; needed rows that are not there: '
+                          f'{sorted(unknown)} (they have to stand in an earlier group)')
     return groups
 
 
@@ -67,8 +74,9 @@ def make_waves(groups, wanted, work, side_by_side):
     unknown = sorted(set(wanted) - set(names))
     if unknown:
         raise ConfigError(f'no rows {unknown}: there are {names}')
-    chosen = set(wanted) | {group['needs'] for group in groups.values() if 'needs' in group and (
-        not wanted or set(wanted) & set(group['rows']))}
+    chosen = set(wanted)
+    for group in reversed(groups.values()):  # what a needed row needs stands before it
+        chosen |= {other for name, row in group['rows'].items() if name in chosen for other in needed(row)}
     waves = []
     for group in groups.values():
         done, rest = [], []
@@ -76,8 +84,8 @@ def make_waves(groups, wanted, work, side_by_side):
             if wanted and name not in chosen:
                 continue
             changes = tuple(str(option).format(work=work) for option in (*group['options'], *options))
-            needs = (group['needs'],) if 'needs' in group else ()
-            steps = (quick.Step(name, 'train', 'train.py', (480, 480), group['config'], needs, cfg_options=changes),
+            steps = (quick.Step(name, 'train', 'train.py', (480, 480), group['config'], needed(options),
+                                cfg_options=changes),
                      quick.Step(f'{name}_test', 'test', 'test.py', (90, 90), group['config'], (name,),
                                 cfg_options=changes))
             (done if (Path(work) / f'{name}_test' / 'metrics.json').is_file() else rest).append(steps)

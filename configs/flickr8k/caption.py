@@ -5,5 +5,6 @@
 _base_ = ['stage2.py']
 
 load_from = '{{$MMBLIP2_FLICKR8K_WORK:work_dirs/flickr8k}}/stage2'
+model = dict(qformer=dict(bert=None))  # stage 2 brings it
 train_cfg = dict(max_iters=400)
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

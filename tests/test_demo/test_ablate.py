@@ -22,7 +22,6 @@ first:
     wide: [a.b=2]
 second:
   config: stage2
-  needs: base
   metrics: [caption/CIDEr]
   options: []
   rows:
@@ -112,7 +111,7 @@ def test_rows_side_by_side(ablate, tmp_path):
 
 @pytest.mark.parametrize('change, message', [
     (('metrics: [caption/CIDEr]', ''), "group 'second': expected groups with config, metrics, options"),
-    (('needs: base', 'needs: bse'), r"needed rows that are not there: \['bse'\]"),
+    (('{work}/base', '{work}/bse'), r"needed rows that are not there: \['bse'\]"),
     (('on-top:', 'wide:'), r"rows that are there twice: \['wide'\]"),
     (('rows:', 'rows: ['), 'cannot be read'),
 ])
