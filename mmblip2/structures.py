@@ -17,11 +17,12 @@ FIELDS = {
                       'error messages, result pages; ITC/ITM targets: its folder, with image_id'),
     'augmented': Field('str', 'random image transforms: the last one', 'samples that share an image, galleries'),
     'image_id': Field('int or str', 'data set, as in the annotation', 'ITC/ITM targets, metrics'),
-    'text': Field('str', 'data set (training caption, sentence)', 'Blip2Representation, BlipRepresentation, BlipNLVR'),
+    'text': Field('str or list[str]', 'data set (training caption, sentence)',
+                  'Blip2Representation, BlipRepresentation, BlipNLVR'),
     'texts': Field('list[str]', 'COCORetrieval in test mode', 'retrieval loop'),
     'prompt': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
                     'language adapter, BlipGeneration; "" means none'),
-    'target': Field('str', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
+    'target': Field('str or list[str]', 'CaptionPrompt, PrefixSplit, VQAPrompt, TextCorpus',
                     'language adapter, BlipGeneration, mode "loss"'),
     'targets': Field('dict[str, float]', 'VQAPrompt: every different answer and its weight',
                      'BlipGeneration, mode "loss"'),
@@ -62,13 +63,13 @@ class DataSample(BaseDataElement):
                   several images
     augmented     str, transform name random image transforms        samples that share an image
     image_id      int or str          data set, as annotated         ITC/ITM targets, metrics
-    text          str                 data set, training caption     Blip2Representation,
-                                      or sentence                    BlipRepresentation, BlipNLVR
+    text          str; a list with    data set, training caption     Blip2Representation,
+                  captions_per_image  or sentence                    BlipRepresentation, BlipNLVR
     texts         list[str]           COCORetrieval in test mode     retrieval loop
     prompt        str, '' for none    CaptionPrompt, PrefixSplit,    language adapter
                                       VQAPrompt, TextCorpus
-    target        str                 CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
-                                      VQAPrompt, TextCorpus
+    target        str; a list with    CaptionPrompt, PrefixSplit,    language adapter, mode 'loss'
+                  captions_per_image  VQAPrompt, TextCorpus
     targets       dict[str, float],   VQAPrompt                      BlipGeneration, mode 'loss'
                   answer to weight
     qformer_text  str                 CaptionPrompt, VQAPrompt       Q-Former, beside the queries

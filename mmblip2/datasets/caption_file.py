@@ -19,21 +19,36 @@ class CaptionedImage(NamedTuple):
     captions: list
 
 
-def draw_caption(results, rng, key='caption'):
-    """Replace the ``captions`` of a training row, if it has any, by one of them.
+def draw_caption(results, rng, key='caption', count=None):
+    """Replace the ``captions`` of a training row, if it has any, by one of them, or by several different ones.
 
     Args:
         results (dict): The row; it is changed.
         rng (numpy.random.Generator): The random numbers of this draw.
-        key (str): What the one caption is called.
+        key (str): What the one caption, or the list of several, is called.
+        count (int, optional): So many, as a list; all of them, in random order, where a row has fewer.
 
     Returns:
         dict: ``results``.
     """
     if 'captions' in results:
         captions = results.pop('captions')
-        results[key] = captions[int(rng.integers(len(captions)))]
+        if count is None:
+            results[key] = captions[int(rng.integers(len(captions)))]
+        else:
+            results[key] = [captions[i] for i in rng.permutation(len(captions))[:count].tolist()]
     return results
+
+
+def check_captions_per_image(count, owner):
+    """Refuse a ``captions_per_image`` that is neither None nor a whole number from 1 on.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if count is not None and (type(count) is not int or count < 1):
+        raise ConfigError(f'captions_per_image of {owner} is {count!r}: expected a whole number from 1 on, or None for '
+                          'samples of one caption each')
 
 
 def training_rows(images, image_path, draw, key='caption'):

@@ -3,7 +3,7 @@ from mmblip2.errors import ConfigError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import draw_caption, read_captions, training_rows
+from .caption_file import check_captions_per_image, draw_caption, read_captions, training_rows
 from .files import are_objects, check_ids, read_json, wrong_layout
 from .question_lists import GenomeImages
 
@@ -25,20 +25,25 @@ class COCOCaption(ImageTextDataset):
         split (str, optional): 'train', 'val' or 'test' of a file of Karpathy.
         draw_caption (bool): Training rows are one an image instead, and each draw takes one of its captions: an epoch
             shows every image once.
+        captions_per_image (int, optional): The same with so many different captions of the image (all that it has, if
+            they are fewer) as a list: stage 2 then reads the image once for all of them.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
+        ConfigError: ``captions_per_image`` is no number from 1 on.
         DataError: See ``ImageTextDataset`` and ``read_captions``.
     """
 
-    def __init__(self, ann_file, split=None, draw_caption=False, **kwargs):
+    def __init__(self, ann_file, split=None, draw_caption=False, captions_per_image=None, **kwargs):
+        check_captions_per_image(captions_per_image, type(self).__name__)
         self.split = split
-        self.draw_caption = draw_caption
+        self.draw_caption = draw_caption or captions_per_image is not None
+        self.captions_per_image = captions_per_image
         super().__init__(ann_file=ann_file, **kwargs)
 
     def draw(self, results, rng):
-        """Draw one of the captions of a training row that has them all."""
-        return draw_caption(results, rng)
+        """Draw one of the captions, or ``captions_per_image`` of them, of a training row that has them all."""
+        return draw_caption(results, rng, count=self.captions_per_image)
 
     def read_images(self):
         """list[CaptionedImage]: What ``ann_file`` has."""

@@ -7,7 +7,7 @@ from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import DATASETS
 
 from .base import ImageTextDataset
-from .caption_file import draw_caption
+from .caption_file import check_captions_per_image, draw_caption
 from .files import are_objects, open_text, parse_image_id, read_json, wrong_layout
 
 
@@ -23,14 +23,18 @@ class ImageTextPairs(ImageTextDataset):
         ann_file (str): ``.json`` (a list of objects), ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` (needs pyarrow).
         image_key (str): Key or column of the image path.
         caption_key (str | Sequence[str]): Key(s) or column(s) of the captions.
+        captions_per_image (int, optional): Training draws so many different captions of an image, as a list, see
+            ``COCOCaption``.
         **kwargs: See ``ImageTextDataset``.
 
     Raises:
-        ConfigError: Another file ending, or pyarrow is missing.
+        ConfigError: Another file ending, pyarrow is missing, or ``captions_per_image`` is no number from 1 on.
         DataError: A line that cannot be read, a missing column, and what ``ImageTextDataset`` raises.
     """
 
-    def __init__(self, ann_file, image_key='image', caption_key='caption', **kwargs):
+    def __init__(self, ann_file, image_key='image', caption_key='caption', captions_per_image=None, **kwargs):
+        check_captions_per_image(captions_per_image, type(self).__name__)
+        self.captions_per_image = captions_per_image
         self.image_key = image_key
         self.caption_keys = [caption_key] if isinstance(caption_key, str) else list(caption_key)
         super().__init__(ann_file=ann_file, **kwargs)
@@ -50,8 +54,8 @@ class ImageTextPairs(ImageTextDataset):
                  key: self._captions(item)} for item in readers[ending]()]
 
     def draw(self, results, rng):
-        """Draw one of the captions of a training row."""
-        return draw_caption(results, rng)
+        """Draw one of the captions of a training row, or ``captions_per_image`` of them."""
+        return draw_caption(results, rng, count=self.captions_per_image)
 
     def _image_id(self, item):
         image, image_id = item[self.image_key], item.get('image_id')

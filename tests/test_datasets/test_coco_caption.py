@@ -229,3 +229,20 @@ def test_draws_take_one_caption_of_an_image_each(root):
     assert drawn == [{'seven'}, {'nine', 'also nine'}]
     evaluated = build(root, coco(), draw_caption=True, test_mode=True).get_data_info(1)
     assert evaluated['gt_caption'] == ['nine', 'also nine']
+
+
+def test_draws_take_several_different_captions_of_an_image(root):
+    dataset = build(root, coco(), captions_per_image=2, pipeline=[
+        dict(type='CleanCaption'), dict(type='CaptionPrompt'), dict(type='PackInputs')])
+    assert len(dataset) == 2
+    drawn = [{tuple(dataset[Draw(index, 1, pos)]['data_samples'].target) for pos in range(20)} for index in range(2)]
+    assert drawn == [{('seven', )}, {('nine', 'also nine'), ('also nine', 'nine')}]
+    assert dataset[Draw(1, 1, 3)]['data_samples'].target == dataset[Draw(1, 1, 3)]['data_samples'].target
+    one = build(root, coco(), captions_per_image=1, pipeline=[dict(type='CaptionPrompt'), dict(type='PackInputs')])
+    assert {tuple(one[Draw(1, 1, pos)]['data_samples'].target) for pos in range(20)} == {('nine', ), ('also nine', )}
+
+
+@pytest.mark.parametrize('count', [0, True, 2.0, '5'])
+def test_captions_per_image_is_a_number_from_1_on(root, count):
+    with pytest.raises(ConfigError, match=f'captions_per_image of COCOCaption is {count!r}: expected a whole number'):
+        build(root, coco(), captions_per_image=count)

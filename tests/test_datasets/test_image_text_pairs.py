@@ -69,6 +69,15 @@ def test_one_of_several_captions_is_drawn_by_position(root):
     assert dataset[0]['image_id'] == 5
 
 
+def test_several_different_captions_of_a_row_are_drawn(root):
+    items = json.dumps([dict(image='a.jpg', caption=['x', 'y', 'z'])])
+    dataset = build(root, 'x.json', items, captions_per_image=2)
+    drawn = {tuple(dataset[Draw(0, seed=1, pos=pos)]['caption']) for pos in range(100)}
+    assert drawn == {('x', 'y'), ('y', 'x'), ('x', 'z'), ('z', 'x'), ('y', 'z'), ('z', 'y')}
+    with pytest.raises(ConfigError, match='captions_per_image of ImageTextPairs is -1: expected a whole number from 1'):
+        build(root, 'x.json', items, captions_per_image=-1)
+
+
 def test_several_columns_are_several_captions(root):
     content = 'file,c1,c2\na.jpg,x,y\nb.jpg,z,\n'
     dataset = build(root, 'x.csv', content, image_key='file', caption_key=['c1', 'c2'], test_mode=True)

@@ -60,6 +60,16 @@ def test_stage_2_of_transformers_has_the_same_loss_and_trains_the_same(tmp_path,
     assert json.loads((tmp_path / 'out.json').read_text())['difference'] < 1e-5
 
 
+def test_several_captions_an_image_have_the_same_loss_and_fewer_operations(tmp_path, without_children, capsys):
+    share = {}
+    for captions in (1, 4):
+        benchmark.main(['stage2', *TINY, '--captions', str(captions), '--out', str(tmp_path / 'out.json')])
+        result = json.loads((tmp_path / 'out.json').read_text())
+        assert result['difference'] < 1e-5 and f'{captions} captions an image' in capsys.readouterr().out
+        share[captions] = result['flops']['theirs'] / result['flops']['ours']
+    assert share[4] > 1.3 * share[1]
+
+
 def test_captions_of_transformers_are_the_same_and_ours_reads_the_prefix_once(tmp_path, without_children, capsys):
     benchmark.main(['caption', *TINY, '--new-tokens', '5', '--out', str(tmp_path / 'out.json')])
     result = json.loads((tmp_path / 'out.json').read_text())

@@ -17,7 +17,8 @@ is two products and a softmax. The negatives are the same, and the losses are co
 frozen encoder's features, as from a feature cache; the other way runs the encoder.
 
 ``stage2``: forward and backward of the language model's loss, vision encoder and language model frozen, against
-``Blip2ForConditionalGeneration`` with the same parts frozen and the same padding.
+``Blip2ForConditionalGeneration`` with the same parts frozen and the same padding. ``--captions 5``: five of each image;
+ours reads the image and its prefix once for them, theirs has a row for each.
 
 ``caption``: beam search against ``Blip2ForConditionalGeneration.generate``; the texts are compared.
 """
@@ -72,6 +73,8 @@ def parse_args(argv=None):
         else:
             kind.add_argument('--language', choices=['opt-125m', 'opt-2.7b'], default='opt-125m',
                               help='shape of the language model')
+        if name == 'stage2':
+            kind.add_argument('--captions', type=int, default=1, help='captions of each image')
         if name == 'caption':
             kind.add_argument('--new-tokens', type=int, default=20, help='tokens of a caption')
             kind.add_argument('--beams', type=int, default=5, help='beams')
@@ -355,12 +358,14 @@ def generation_ways(args, device, dtype):
         return torch.tensor([row + [value] * (longest - len(row)) for row in rows], device=device)
 
     if args.kind == 'stage2':
-        targets = [CAPTIONS[i % len(CAPTIONS)] for i in range(args.batch_size)]
+        of_image = [[CAPTIONS[(i + j) % len(CAPTIONS)] for j in range(args.captions)] for i in range(args.batch_size)]
+        targets = [target for of_one in of_image for target in of_one]
         rows = [tokenizer(target).input_ids + [2] for target in targets]
         ids = padded([image_token + row for row in rows], 1)
         mask = padded([[1] * (len(image_token) + len(row)) for row in rows], 0)
         labels = padded([[-100] * len(image_token) + row for row in rows], -100)
-        samples = [DataSample(prompt='', target=target) for target in targets]
+        samples = [DataSample(prompt='', target=of_one if args.captions > 1 else of_one[0]) for of_one in of_image]
+        repeated = pixels.repeat_interleave(args.captions, dim=0)
 
         def step(name, model, loss):
             model.train() if name == 'ours' else model.eval()  # no dropout either way
@@ -373,7 +378,7 @@ def generation_ways(args, device, dtype):
         return dict(
             ours=lambda: step('ours', ours, lambda: ours.loss(pixels, samples)['loss_lm']),
             theirs=lambda: step('theirs', theirs, lambda: theirs(
-                pixel_values=pixels, input_ids=ids, attention_mask=mask, labels=labels).loss)), found
+                pixel_values=repeated, input_ids=ids, attention_mask=mask, labels=labels).loss)), found
 
     prompt = image_token + tokenizer('a photo of').input_ids
     ids = torch.tensor([prompt] * args.batch_size, device=device)
@@ -406,6 +411,8 @@ def describe(args):
              args.dtype, 'processor time' if args.cpu_time else 'wall clock']
     if args.kind == 'stage1' and args.cached:
         parts.append('ours from cached features')
+    if args.kind == 'stage2':
+        parts.append(f'{args.captions} captions an image')
     if args.kind == 'caption':
         parts.append(f'{args.beams} beams, {args.new_tokens} tokens')
     return ', '.join(parts)

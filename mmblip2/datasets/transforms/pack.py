@@ -17,7 +17,7 @@ class PackInputs:
 
     Several images of a sample (see ``EachImage``) become ``inputs`` of (N, 3, H, W). From a feature cache ``inputs``
     are the tokens (P, E) of the frozen encoder. All fields of the data sample's table that the results dict has are
-    copied; a training ``caption`` becomes ``text``.
+    copied; a training ``caption`` (or a list of several) becomes ``text``.
 
     Raises:
         DataError: The images of the sample differ in size.

@@ -81,7 +81,7 @@ class CleanQuestion(_Clean):
 
 @TRANSFORMS.register_module()
 class CaptionPrompt:
-    """Captioning as data: ``prompt`` is fixed, ``target`` is the caption where there is one.
+    """Captioning as data: ``prompt`` is fixed, ``target`` is the caption, or the list of several, where there is one.
 
     Args:
         prompt (str): The same for all images; '' for none.
@@ -114,7 +114,7 @@ class PrefixSplit:
 
     Raises:
         ConfigError: There are no random numbers, as in pipelines for single images.
-        DataError: There is no caption.
+        DataError: There is no caption, or a list of several.
     """
 
     of_image = False
@@ -126,6 +126,9 @@ class PrefixSplit:
         if 'caption' not in results:
             raise DataError(f'PrefixSplit needs a training caption, the sample has only {sorted(results)}: use '
                             'CaptionPrompt for evaluation')
+        if not isinstance(results['caption'], str):
+            raise DataError('PrefixSplit splits one caption, the sample has several: take captions_per_image out of '
+                            'the data set, or use CaptionPrompt')
         words = results['caption'].split()
         middle = len(words) // 2
         split = int(results['rng'].integers(1, middle + 1)) if middle else 0

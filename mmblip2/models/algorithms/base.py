@@ -40,6 +40,20 @@ def concat_kv(parts):
     return [KeyValue.cat(layer, dim=0) if layer[0] is not None else None for layer in zip(*parts)]
 
 
+def single_text(sample, field: str) -> str:
+    """A text of a training sample, where the model reads one.
+
+    Raises:
+        DataError: It is a list.
+    """
+    text = getattr(sample, field)
+    if not isinstance(text, str):
+        raise DataError(f'{field} of a training sample is {len(text)} texts, and this model reads one: several '
+                        'captions of an image in a step are for stage 2 (Blip2Generation); take captions_per_image '
+                        'out of the data set, or set draw_caption=True')
+    return text
+
+
 def check_text_fits(tower: Any, tokenizer, max_text_len: int, name: str = 'qformer', needs_enc: bool = False):
     """Refuse a Q-Former or MED, the part ``name``, whose tables are too small for its texts; with ``needs_enc`` also a
     tokenizer without [ENC].

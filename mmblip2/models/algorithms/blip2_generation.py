@@ -115,7 +115,7 @@ class Blip2Generation(TextGeneration):
 
         Args:
             images: float (B, 3, H, W).
-            data_samples: With ``prompt`` and ``target``.
+            data_samples: With ``prompt`` and ``target``, one or several texts (see ``LanguageModel.loss``).
 
         Returns:
             dict: loss_lm.

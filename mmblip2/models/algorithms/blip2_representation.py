@@ -16,7 +16,7 @@ from ..heads import ITCHead, ITMHead, LMHead
 from ..losses import contrastive_loss, query_text_similarity
 from ..qformer import QFormer
 from ..tokenizers import TextBatch
-from .base import EncodedImages, check_text_fits, select_kv
+from .base import EncodedImages, check_text_fits, select_kv, single_text
 from .representation import Representation
 
 
@@ -96,7 +96,7 @@ class Blip2Representation(Representation):
             itm_dropped (rows without any valid negative), temperature.
         """
         encoded = self.encode_image(images)
-        text = self.tokenize([sample.text for sample in data_samples], images.device)
+        text = self.tokenize([single_text(sample, 'text') for sample in data_samples], images.device)
         query_feats, query_cache = self.qformer.forward_queries(encoded.image_kv)
 
         # ITC: every image against every text of all processes

@@ -19,7 +19,7 @@ from ..layers.attention import KeyValue
 from ..med import MED
 from ..med.search import search
 from ..tokenizers import TextBatch
-from .base import check_text_fits, select_kv
+from .base import check_text_fits, select_kv, single_text
 from .candidates import read_candidates, tokenize_candidates
 from .text_generation import TextGeneration, shared_rows
 
@@ -364,9 +364,9 @@ def _target(sample) -> str:
     """The target of a training sample.
 
     Raises:
-        DataError: It has none.
+        DataError: It has none, or several.
     """
     if 'target' not in sample:
         raise DataError('a training sample has no target: the pipeline needs CaptionPrompt or VQAPrompt, and the data '
                         'captions or answers')
-    return sample.target
+    return single_text(sample, 'target')

@@ -17,7 +17,7 @@ from ..heads import QUEUES, ITCHead, ITMHead, LMHead, MomentumCopies, advance, c
 from ..losses import NO_ID, momentum_targets, same_image, soft_cross_entropy
 from ..med import MED
 from ..tokenizers import TextBatch
-from .base import EncodedImages, check_text_fits
+from .base import EncodedImages, check_text_fits, single_text
 from .representation import Representation, own_rows
 
 _TEMPERATURES = 0.001, 0.5
@@ -215,7 +215,7 @@ class BlipRepresentation(Representation):
                 self.itc_head.temperature.clamp_(*_TEMPERATURES)
             self.momentum.follow(self._followed())
         encoded = self.encode_image(images)
-        text = self.tokenize([sample.text for sample in data_samples], images.device)
+        text = self.tokenize([single_text(sample, 'text') for sample in data_samples], images.device)
         ids = self._image_ids(data_samples, images.device)
         image_feats_m, text_feats_m = self._momentum_features(images, encoded, text)  # (B, C), (B, C)
         batch = _Keys(gather(image_feats_m).T, gather(text_feats_m).T, gather(ids))

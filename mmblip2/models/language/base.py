@@ -182,7 +182,8 @@ class LanguageModel(nn.Module):
         Args:
             prefix (Tensor or None): (B, Q, H), any floating type; None trains on text alone.
             prompts (list[str]): What precedes each target; ``''`` for nothing. Never a target itself.
-            targets (list[str]): What the model shall say.
+            targets (list[str | list[str]]): What the model shall say; a list are several targets of a sample, each
+                predicted as if the others were not there. Prefix and prompt are read once for all of them.
 
         Returns:
             tuple[Tensor, Tensor]: Sum over all target tokens (float32 scalar, nats) and their number (int64
@@ -361,6 +362,19 @@ def generation_problems(settings, generate):
         if key not in allowed and key not in problems:
             problems[key] = f'generate has no setting {key!r}' + suggestion(key, allowed)
     return problems
+
+
+def one_each(targets):
+    """Split the targets of samples that have several.
+
+    Args:
+        targets (list[str | list[str]]): Of each sample.
+
+    Returns:
+        tuple[list[int], list[str]]: The sample of each target, ascending, and the target.
+    """
+    lists = [[target] if isinstance(target, str) else target for target in targets]
+    return ([sample for sample, texts in enumerate(lists) for _ in texts], [text for texts in lists for text in texts])
 
 
 def pad_ids(rows, device, side='right'):

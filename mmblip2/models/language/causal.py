@@ -4,6 +4,7 @@ Shapes: B samples, Q visual prefix tokens, T text tokens, H width of the input e
 """
 import inspect
 import logging
+from typing import NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -11,7 +12,10 @@ from mmengine.logging import print_log
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
-from .base import LanguageModel, pad_ids, token_loss
+from .base import LanguageModel, one_each, pad_ids, token_loss
+
+#: model types of which tests show that several targets in a row give the losses of rows of their own
+_PACKED = {'gpt2', 'llama', 'mistral', 'opt', 'qwen2'}
 
 
 @MODELS.register_module()
@@ -23,6 +27,9 @@ class CausalLM(LanguageModel):
     target too, predicted from the last prefix token (the rule of LAVIS). Prompt and target are joined by one
     space. A row longer than ``max_text_len`` is cut on the right, so that a long text loses its ending (as in
     LAVIS).
+    Several targets of a sample are read behind one prefix and prompt, ``[prefix][BOS? prompt][target ending][target
+    ending]...``, each as if the others were not there; model types of which that was not verified read them in rows of
+    their own.
     A row for generation reads ``[padding][prefix][BOS? prompt]``.
 
     Differs from LAVIS: a prompt for generation is never cut.
@@ -62,15 +69,9 @@ class CausalLM(LanguageModel):
     def loss(self, prefix, prompts, targets):
         """See :meth:`LanguageModel.loss`."""
         prompts = [prompt.rstrip() for prompt in prompts]
-        rows, starts, no_room = [], [], 0
-        for prompt, target in zip(prompts, targets):
-            text = f'{prompt} {target.strip()}' if prompt else target.strip()
-            row = self._tokenize(text) + [self.end_id]
-            rows.append(row[:self.max_text_len])
-            starts.append(len(self._tokenize(prompt)) if prompt else 0)
-            first = max(starts[-1], 1 if prefix is None else 0)
-            no_room += len(rows[-1]) <= first < len(row)
-        self._check_room(no_room, len(rows), max(starts, default=0))
+        if any(not isinstance(target, str) for target in targets):
+            return self._loss_of_several(prefix, prompts, targets)
+        rows, starts = self._training_rows(prefix is not None, prompts, targets)
         ids, mask = pad_ids(rows, 'cpu')  # (B, T)
         is_target = mask & (torch.arange(ids.size(1)) >= torch.tensor(starts)[:, None])  # (B, T)
         if prefix is None:
@@ -92,6 +93,45 @@ class CausalLM(LanguageModel):
         with self._logits_of(chosen):
             logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False, **kept).logits
         return token_loss(logits, labels)
+
+    def _loss_of_several(self, prefix, prompts, targets):
+        """The loss where samples have several targets: those of a sample stand in one row, behind the prefix and the
+        prompt that they share, and do not see one another."""
+        owners, targets = one_each(targets)
+        prompts = [prompts[sample] for sample in owners]
+        if prefix is None or self.model.config.model_type not in _PACKED or self.attention not in ('eager', 'sdpa'):
+            return self.loss(None if prefix is None else prefix[owners], prompts, targets)
+        rows, starts = self._training_rows(True, prompts, targets)
+        packed = pack_targets(rows, starts, owners, prefix.size(1))
+        self._check_length(int(packed.positions.max()) + 1)
+        device = self.device
+        embeds = self.embed(packed.ids.to(device))  # (B, T, H)
+        embeds = torch.cat([prefix.to(embeds), embeds], dim=1)  # (B, Q + T, H)
+        mask = packed.visible[:, None].to(device)
+        if self.attention == 'eager':
+            mask = torch.zeros_like(mask, dtype=embeds.dtype).masked_fill_(~mask, torch.finfo(embeds.dtype).min)
+        with self._logits_of(packed.predictors.to(device)):
+            logits = self.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False,
+                                position_ids=packed.positions.to(device)).logits
+        return token_loss(logits, packed.labels.to(device))
+
+    @property
+    def attention(self):
+        """str: What computes the attention of the transformers model: 'eager', 'sdpa' ..."""
+        return self.model.config._attn_implementation
+
+    def _training_rows(self, has_prefix, prompts, targets):
+        """Ids of each row, cut to ``max_text_len``, and where its targets start."""
+        rows, starts, no_room = [], [], 0
+        for prompt, target in zip(prompts, targets):
+            text = f'{prompt} {target.strip()}' if prompt else target.strip()
+            row = self._tokenize(text) + [self.end_id]
+            rows.append(row[:self.max_text_len])
+            starts.append(len(self._tokenize(prompt)) if prompt else 0)
+            first = max(starts[-1], 0 if has_prefix else 1)
+            no_room += len(rows[-1]) <= first < len(row)
+        self._check_room(no_room, len(rows), max(starts, default=0))
+        return rows, starts
 
     def generate(self, prefix, prompts, max_new_tokens=30, num_beams=1, min_new_tokens=None,
                  length_penalty=1.0, num_return_sequences=1, **kwargs):
@@ -150,6 +190,71 @@ class CausalLM(LanguageModel):
 
     def _tokenize(self, text):
         return self.tokenizer(text, add_special_tokens=self.add_special_tokens).input_ids
+
+
+class PackedTargets(NamedTuple):
+    """Rows in which the targets of a sample stand behind one prefix and prompt: B samples, Q prefix tokens, T tokens of
+    text, N target tokens; all on the CPU.
+
+    ``ids`` (B, T) int64; ``positions`` (B, Q + T) int64, as each target alone would have; ``visible`` (B, Q + T, Q + T)
+    bool, what each token (second axis) sees; ``labels`` (N,) int64; ``predictors`` (N,) int64, the places among all
+    B * (Q + T) that predict them.
+    """
+    ids: torch.Tensor
+    positions: torch.Tensor
+    visible: torch.Tensor
+    labels: torch.Tensor
+    predictors: torch.Tensor
+
+
+def pack_targets(rows, starts, owners, num_prefix):
+    """Put the rows of each sample behind one another; what they share at their start, at most the prompt, comes once.
+
+    Args:
+        rows (list[list[int]]): Prompt, target and ending of each target.
+        starts (list[int]): Tokens of its prompt.
+        owners (list[int]): Its sample, in ascending order from 0.
+        num_prefix (int): Visual prefix tokens.
+
+    Returns:
+        PackedTargets: See there.
+    """
+    of_sample = [[] for _ in range(owners[-1] + 1)]
+    for row, start, owner in zip(rows, starts, owners):
+        of_sample[owner].append((row, start))
+    shared = [_common_start([row for row, _ in group], min(start for _, start in group)) for group in of_sample]
+    width = max(same + sum(len(row) - same for row, _ in group) for group, same in zip(of_sample, shared))
+    total = num_prefix + width
+    ids = torch.zeros(len(of_sample), width, dtype=torch.int64)
+    positions = torch.zeros(len(of_sample), total, dtype=torch.int64)
+    part = torch.full((len(of_sample), total), -1)  # 0: prefix and shared start; 1, 2, ...: a target; -1: padding
+    labels, predictors = [], []
+    for sample, (group, same) in enumerate(zip(of_sample, shared)):
+        place = num_prefix + same
+        ids[sample, :same] = torch.tensor(group[0][0][:same], dtype=torch.int64)
+        part[sample, :place] = 0
+        positions[sample, :place] = torch.arange(place)
+        for number, (row, start) in enumerate(group, 1):
+            own = slice(place, place + len(row) - same)
+            ids[sample, place - num_prefix:own.stop - num_prefix] = torch.tensor(row[same:], dtype=torch.int64)
+            positions[sample, own] = torch.arange(num_prefix + same, num_prefix + len(row))
+            part[sample, own] = number
+            for i in range(start, len(row)):
+                labels.append(row[i])
+                before = place + i - same - 1 if i > same else num_prefix + same - 1
+                predictors.append(sample * total + before)
+            place = own.stop
+    visible = (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]
+    visible &= torch.ones(total, total, dtype=torch.bool).tril()
+    return PackedTargets(ids, positions, visible, torch.tensor(labels), torch.tensor(predictors))
+
+
+def _common_start(rows, most):
+    """How many first ids, at most ``most``, are the same in all ``rows``."""
+    same = 0
+    while same < most and all(len(row) > same and row[same] == rows[0][same] for row in rows):
+        same += 1
+    return same
 
 
 def _prepend(prefix, embeds, mask):

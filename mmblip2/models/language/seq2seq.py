@@ -7,7 +7,7 @@ import torch
 from mmblip2.errors import ConfigError
 from mmblip2.registry import MODELS
 
-from .base import LanguageModel, pad_ids, token_loss
+from .base import LanguageModel, one_each, pad_ids, token_loss
 
 
 @MODELS.register_module()
@@ -15,7 +15,8 @@ class Seq2SeqLM(LanguageModel):
     """An encoder-decoder language model; its encoder reads ``[prefix][prompt </s>][padding]``.
 
     The decoder's targets are the tokens of the target and ``</s>``; padding is never a target. Prompt and
-    target are each cut to ``max_text_len`` tokens and keep their ``</s>``.
+    target are each cut to ``max_text_len`` tokens and keep their ``</s>``. Of a sample with several targets the encoder
+    reads prefix and prompt once.
 
     Args:
         model, config, weights, tokenizer, dtype, max_text_len, attention, lora, quantize: See
@@ -50,11 +51,17 @@ class Seq2SeqLM(LanguageModel):
     def loss(self, prefix, prompts, targets):
         """See :meth:`LanguageModel.loss`."""
         embeds, mask = self._encoder_input(prefix, prompts, self.max_text_len)
+        owners, targets = one_each(targets)
         labels, is_target = pad_ids([self._tokenize(target, self.max_text_len) for target in targets], 'cpu')  # (B, U)
         start = labels.new_full((len(targets), 1), self.start_id)
         ids = torch.cat([start, labels[:, :-1]], dim=1).to(embeds.device)
+        read = dict(inputs_embeds=embeds)
+        if len(owners) > len(embeds):  # the encoder reads a sample once, the decoder's rows are the targets
+            states = self.model.get_encoder()(**read, attention_mask=mask.long(), return_dict=True)
+            states.last_hidden_state = states.last_hidden_state[owners]
+            read, mask = dict(encoder_outputs=states), mask[owners]
         with self._logits_of(is_target.flatten().nonzero()[:, 0].to(embeds.device)):
-            logits = self.model(inputs_embeds=embeds, attention_mask=mask.long(), use_cache=False,
+            logits = self.model(**read, attention_mask=mask.long(), use_cache=False,
                                 decoder_input_ids=ids).logits  # (N, V)
         return token_loss(logits, labels[is_target].to(embeds.device))
 

@@ -94,6 +94,8 @@ def test_prefix_split_without_random_numbers_or_caption_says_what_to_use():
         PrefixSplit()({'caption': 'a dog'})
     with pytest.raises(DataError, match=r"needs a training caption, the sample has only \['rng'\]: use CaptionPrompt"):
         PrefixSplit()({'rng': np.random.default_rng(0)})
+    with pytest.raises(DataError, match='PrefixSplit splits one caption, the sample has several: take captions_per_im'):
+        PrefixSplit()({'rng': np.random.default_rng(0), 'caption': ['a dog', 'a cat']})
 
 
 def test_vqa_prompt_without_random_numbers_takes_the_most_frequent_answer():

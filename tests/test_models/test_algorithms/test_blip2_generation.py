@@ -246,3 +246,16 @@ def test_tokens_of_another_width_than_the_qformer_expects_are_refused(tiny_parts
     with pytest.raises(ConfigError, match=r'encoder \(VisionTransformer\) are 16 wide, qformer.vision_width is 24: set '
                                           'it to 16'):
         build(tiny_parts)
+
+
+def test_several_captions_of_an_image_are_as_samples_of_one_each(tiny_parts, monkeypatch):
+    model = build(tiny_parts).eval()
+    images, samples = batch('a')
+    several = [DataSample(prompt='a', target=['a small red circle', 'two stars']),
+               DataSample(prompt='a', target='green')]
+    single = [DataSample(prompt='a', target=text) for text in ('a small red circle', 'two stars', 'green')]
+    encoded = []
+    monkeypatch.setattr(model.vision, 'forward', lambda pixels, _forward=model.vision.forward: (
+        encoded.append(len(pixels)), _forward(pixels))[1])
+    torch.testing.assert_close(model.loss(images, several), model.loss(images[[0, 0, 1]], single))
+    assert encoded == [2, 3]

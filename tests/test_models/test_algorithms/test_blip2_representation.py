@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmblip2.errors import ConfigError
+from mmblip2.errors import ConfigError, DataError
 from mmblip2.registry import MODELS
 from mmblip2.structures import DataSample
 
@@ -32,6 +32,13 @@ def test_losses_and_statistics(tiny_parts):
 def test_batch_of_one_has_no_negatives_and_says_so(tiny_parts):
     losses = build(tiny_parts).loss(*batch(1))
     assert losses['itm_dropped'] == 2 and torch.isfinite(losses['loss_itm'])
+
+
+def test_several_captions_of_an_image_are_refused(tiny_parts):
+    images, samples = batch()
+    samples[1].text = ['two', 'green stars']
+    with pytest.raises(DataError, match='text of a training sample is 2 texts, and this model reads one: several capt'):
+        build(tiny_parts).loss(images, samples)
 
 
 def test_same_image_is_never_a_negative(tiny_parts):

@@ -114,6 +114,64 @@ def test_loss_of_a_batch_is_the_sum_of_its_rows(name, prefix, request):
     assert count.item() == sum(row[1].item() for row in rows) and count.dtype == torch.int64
 
 
+SEVERAL = [['a red circle', 'two', 'a small blue square'], 'two', ['green', 'a small']]
+MORE_CONFIGS = {
+    'mistral': {**QWEN2, 'model_type': 'mistral'},
+    'bloom': dict(model_type='bloom', hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                  initializer_range=0.2)}
+
+
+def one_by_one(lm, prefix, prompts, targets):
+    """Loss, number of targets and gradient of the prefix, each target in a call of its own."""
+    prefix = prefix.clone().requires_grad_()
+    parts = [lm.loss(prefix[i:i + 1], prompts[i:i + 1], [text])
+             for i, texts in enumerate(targets) for text in ([texts] if isinstance(texts, str) else texts)]
+    total, count = sum(part[0] for part in parts), sum(part[1].item() for part in parts)
+    return total, count, torch.autograd.grad(total, prefix)[0]
+
+
+@pytest.mark.parametrize('attention', ['eager', 'sdpa'])
+@pytest.mark.parametrize('name', [*FAMILIES, *MORE_CONFIGS])
+def test_several_targets_behind_one_prefix_are_as_each_alone(folder, prefix, name, attention):
+    """The law of ``_PACKED``; bloom reads them in rows of their own."""
+    config = dict(opt=OPT, llama=LLAMA, qwen2=QWEN2, gpt2=GPT2, **MORE_CONFIGS)[name]
+    if (name, attention) == ('bloom', 'sdpa'):
+        pytest.skip('transformers has none')
+    lm = build(folder, config, add_special_tokens=name == 'opt', attention=attention)
+    total, count, grad = one_by_one(lm, prefix, PROMPTS, SEVERAL)
+    given = prefix.clone().requires_grad_()
+    loss, number = lm.loss(given, PROMPTS, SEVERAL)
+    torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(loss, given)[0], grad, atol=1e-5, rtol=1e-4)
+    assert number.item() == count
+
+
+def test_several_targets_of_a_verified_family_are_read_behind_one_prefix(llama, prefix, monkeypatch):
+    read = []
+    monkeypatch.setattr(llama.model, 'forward', lambda *args, _forward=llama.model.forward, **kwargs: (
+        read.append(tuple(kwargs['inputs_embeds'].shape[:2])), _forward(*args, **kwargs))[1])
+    llama.loss(prefix, ['a photo of'] * 3, [['a red circle', 'two']] * 3)
+    prompt, texts = (len(llama.tokenizer(text, add_special_tokens=False).input_ids)
+                     for text in ('a photo of', 'a photo of a red circle a photo of two'))
+    assert read == [(3, 5 + prompt + texts - 2 * prompt + 2)]  # two endings
+
+
+def test_several_long_targets_are_each_cut(folder, prefix):
+    lm = build(folder, max_text_len=6)
+    targets = [[TEXTS[0], 'two']] * 3
+    loss, count = lm.loss(prefix, ['a photo of'] * 3, targets)
+    total, number, _ = one_by_one(lm, prefix, ['a photo of'] * 3, targets)
+    torch.testing.assert_close(loss, total, atol=1e-4, rtol=1e-5)
+    assert count.item() == number
+
+
+def test_several_targets_without_a_prefix_are_rows(llama):
+    loss, count = llama.loss(None, ['a photo of', ''], [['two', 'a red circle'], 'green'])
+    rows = llama.loss(None, ['a photo of', 'a photo of', ''], ['two', 'a red circle', 'green'])
+    torch.testing.assert_close(loss, rows[0])
+    assert count.item() == rows[1].item()
+
+
 def test_a_long_text_is_cut_on_the_right_and_loses_its_ending(folder, prefix):
     lm = build(folder, max_text_len=6)
     ids = lm.tokenizer(TEXTS[0]).input_ids[:6]

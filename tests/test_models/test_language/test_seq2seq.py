@@ -67,6 +67,22 @@ def test_loss_of_a_batch_is_the_sum_of_its_rows(lm, prefix):
     assert count.item() == sum(row[1].item() for row in rows)
 
 
+def test_several_targets_of_a_sample_are_as_each_alone_and_the_encoder_reads_it_once(lm, prefix, monkeypatch):
+    several = [[TARGETS[0], TARGETS[2]], TARGETS[1], [TARGETS[2]]]
+    owners, texts = [0, 0, 1, 2], [TARGETS[0], TARGETS[2], TARGETS[1], TARGETS[2]]
+    given = [prefix.clone().requires_grad_() for _ in range(2)]
+    rows = [lm.loss(given[0][i:i + 1], [PROMPTS[i]], [text]) for i, text in zip(owners, texts)]
+    read = []
+    encoder = lm.model.get_encoder()
+    monkeypatch.setattr(encoder, 'forward', lambda *args, _forward=encoder.forward, **kwargs: (
+        read.append(len(kwargs['inputs_embeds'])), _forward(*args, **kwargs))[1])
+    loss, count = lm.loss(given[1], PROMPTS, several)
+    torch.testing.assert_close(loss, sum(row[0] for row in rows), atol=1e-4, rtol=1e-5)
+    assert count.item() == sum(row[1].item() for row in rows) and read == [3]
+    grads = [torch.autograd.grad(total, leaf)[0] for total, leaf in zip((sum(row[0] for row in rows), loss), given)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
 def test_a_long_target_is_cut_and_keeps_its_ending(folder, prefix):
     lm = build(folder, max_text_len=4)
     assert lm._tokenize(TEXTS[0], 4) == lm.tokenizer(TEXTS[0]).input_ids[:3] + [1]
