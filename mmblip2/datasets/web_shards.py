@@ -16,7 +16,7 @@ from mmblip2.errors import ConfigError, DataError, first_lines
 from mmblip2.registry import DATASETS
 
 from .base import derange
-from .caption_file import draw_caption
+from .caption_file import check_captions_per_image, draw_caption
 from .coco_retrieval import TextGallery
 from .files import describe, parse_image_id
 from .samplers import Draw, EpochOrders
@@ -162,7 +162,8 @@ class WebShards(TextGallery):
     everything works as with other sets: exact resume, any number of workers and processes, evaluation, tools. The path
     of an image is ``FOLDER/00000.tar/KEY.jpg``; its id is the ``image_id`` of its JSON, or else that path.
 
-    Training rows have ``captions``, of which each draw takes one; in test mode ``gt_caption`` and ``texts`` are all.
+    Training rows have ``captions``, of which each draw takes one or ``captions_per_image``; in test mode ``gt_caption``
+    and ``texts`` are all.
 
     A bad sample (no image, or one that cannot be decoded; no text, an empty one, wrong JSON) is replaced in training by
     another one of this set, drawn from (seed, position), and noted in ``replaced`` of the data sample, for
@@ -176,6 +177,7 @@ class WebShards(TextGallery):
         image_key (str | Sequence[str]): Endings of images.
         caption_key (str | Sequence[str]): See ``CaptionKeys``.
         max_captions (int, optional): Only the first captions of a sample, as LAVIS takes two of those ranked by CLIP.
+        captions_per_image (int, optional): Each draw takes so many different captions, as a list, see ``COCOCaption``.
         shuffle_shards (int): Shards whose samples are mixed; all of them for a permutation of all samples.
         allow_cut (bool): Use the whole samples of shards that are cut off, instead of an error.
         **kwargs: ``data_root``, ``pipeline``, ``test_mode``, ``shuffle_images``, ``indices``, ``lazy_init`` of
@@ -188,7 +190,7 @@ class WebShards(TextGallery):
     """
 
     def __init__(self, shards, image_key=('jpg', 'jpeg', 'png', 'webp'), caption_key=('json.caption', 'txt'),
-                 max_captions=None, shuffle_shards=64, allow_cut=False, **kwargs):
+                 max_captions=None, captions_per_image=None, shuffle_shards=64, allow_cut=False, **kwargs):
         refused = sorted({'ann_file', 'data_prefix', 'filter_cfg'} & set(kwargs))
         if refused:
             raise ConfigError(f'WebShards has no {", ".join(refused)}: everything is in the shards')
@@ -196,6 +198,8 @@ class WebShards(TextGallery):
             raise ConfigError(f'shuffle_shards of WebShards is {shuffle_shards}: expected a number from 1 on')
         self.patterns = [shards] if isinstance(shards, str) else list(shards)
         self.keys = CaptionKeys(image_key, caption_key, max_captions)
+        check_captions_per_image(captions_per_image, 'WebShards')
+        self.captions_per_image = captions_per_image
         self.shuffle_shards = shuffle_shards
         self.allow_cut = allow_cut
         self.shards: list[str] = []
@@ -331,8 +335,8 @@ class WebShards(TextGallery):
         return f'{file.path}/{file.name(members[self.keys.image_ending(members)])}'
 
     def draw(self, results, rng):
-        """Draw one of the captions of a training row."""
-        return draw_caption(results, rng)
+        """Draw one of the captions of a training row, or ``captions_per_image`` of them."""
+        return draw_caption(results, rng, count=self.captions_per_image)
 
     def prepare_data(self, idx):
         """As that of ``ImageTextDataset``; a bad sample is replaced in training.

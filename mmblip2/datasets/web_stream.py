@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mmblip2.errors import ConfigError, DataError, first_lines
 from mmblip2.registry import DATASETS, FUNCTIONS, TRANSFORMS
 
+from .caption_file import check_captions_per_image, draw_caption
 from .files import parse_image_id
 from .transforms.image import read_image
 from .web_shards import CaptionKeys, expand_braces
@@ -43,7 +44,7 @@ class WebStream(IterableDataset):
             or what else webdataset opens. A pipe runs its command in a shell.
         samples (int): About how many samples there are, for the log.
         pipeline (Sequence): Transforms: configs or callables.
-        image_key, caption_key, max_captions: See ``WebShards``.
+        image_key, caption_key, max_captions, captions_per_image: See ``WebShards``.
         shuffle (int): Samples among which the next one is drawn.
         seed (int, optional): Defaults to that of the run.
 
@@ -55,7 +56,8 @@ class WebStream(IterableDataset):
     metainfo: dict = {}
 
     def __init__(self, urls, samples, pipeline=(), image_key=('jpg', 'jpeg', 'png', 'webp'),
-                 caption_key=('json.caption', 'txt'), max_captions=None, shuffle=1000, seed=None):
+                 caption_key=('json.caption', 'txt'), max_captions=None, captions_per_image=None, shuffle=1000,
+                 seed=None):
         if find_spec('webdataset') is None:
             raise ConfigError(WITHOUT_PACKAGE)
         for name, value in dict(samples=samples, shuffle=shuffle).items():
@@ -64,6 +66,8 @@ class WebStream(IterableDataset):
         self.urls = [url for pattern in ([urls] if isinstance(urls, str) else urls) for url in expand_braces(pattern)]
         if not self.urls:
             raise ConfigError('urls of WebStream is empty')
+        check_captions_per_image(captions_per_image, 'WebStream')
+        self.captions_per_image = captions_per_image
         self.samples = samples
         self.keys = CaptionKeys(image_key, caption_key, max_captions)
         self.pipeline = Compose([TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline])
@@ -197,8 +201,8 @@ class WebStream(IterableDataset):
         results = dict(
             sample_idx=index, img_path=path, image=read_image(io.BytesIO(members[ending])), rng=rng,
             image_id=path if image_id in (None, '') else parse_image_id(image_id, path, path),
-            caption=captions[int(rng.integers(len(captions)))])
-        packed = self.pipeline(results)
+            captions=captions)
+        packed = self.pipeline(draw_caption(results, rng, count=self.captions_per_image))
         if packed is None or 'data_samples' not in packed:
             raise ConfigError('the pipeline of WebStream has to end with PackInputs')
         return packed

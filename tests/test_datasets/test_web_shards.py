@@ -150,6 +150,15 @@ def test_captions_of_the_web_and_of_a_model_are_mixed(tmp_path):
     assert drawn == [training[Draw(0, 1, pos)]['data_samples'].text for pos in range(300)]
 
 
+def test_several_different_captions_are_drawn(tmp_path):
+    write_shards(tmp_path, (1, ), {0: dict(json=b'{"caption": ["a", "b", "c"]}')})
+    training = build(tmp_path, captions_per_image=2)
+    drawn = [training[Draw(0, 1, pos)]['data_samples'].text for pos in range(60)]
+    assert {tuple(texts) for texts in drawn} == {(a, b) for a in 'abc' for b in 'abc' if a != b}
+    with pytest.raises(ConfigError, match='captions_per_image of WebShards is 0: expected a whole number from 1 on'):
+        build(tmp_path, captions_per_image=0)
+
+
 def test_evaluation_sees_all_captions_and_the_annotated_id(folder):
     write_shards(folder, SIZES, {0: dict(json=b'{"caption": ["A.", "b"], "image_id": "coco_17"}')})
     dataset = build(folder, test_mode=True)

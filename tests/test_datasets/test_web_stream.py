@@ -48,6 +48,18 @@ def test_every_sample_comes_once_an_epoch(folder, shuffle):
     assert max(abs(a - b) for a, b in zip(drawn, drawn[1:])) > 1
 
 
+def test_samples_have_one_or_several_captions(tmp_path):
+    write_shards(tmp_path, (2, ), dict.fromkeys((0, 1), dict(json=b'{"caption": ["a", "b", "c"]}')))
+    drawn = {}
+    for count in (None, 2):
+        stream = build(tmp_path, f'{tmp_path}/000.tar', captions_per_image=count)
+        texts = [item['data_samples'].text for item in islice(iter(stream), 60)]
+        drawn[count] = set(texts) if count is None else set(map(tuple, texts))
+    assert drawn == {None: set('abc'), 2: {(a, b) for a in 'abc' for b in 'abc' if a != b}}
+    with pytest.raises(ConfigError, match="captions_per_image of WebStream is '2': expected a whole number from 1 on"):
+        build(tmp_path, captions_per_image='2')
+
+
 def test_processes_share_the_shards(folder, monkeypatch):
     drawn = []
     for rank in range(2):
