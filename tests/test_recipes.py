@@ -195,7 +195,8 @@ def trains(cfg):
 
     checkpoint, = (file for file in Path(cfg.work_dir).glob('*.pth') if not file.name.startswith('best'))
     state = torch.load(checkpoint, weights_only=True)['state_dict']
-    assert set(trained) <= set(state) and not [key for key in state if key.split('.')[0] in parts]
+    assert set(trained) <= set(state)
+    assert not [key for key in state if key.split('.')[0] in parts and key not in trained]  # trained: those of LoRA
     if cfg.get('val_cfg'):
         values = [line for line in map(json.loads, lines) if 'loss' not in line]
         assert len(values) == 1

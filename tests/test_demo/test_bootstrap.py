@@ -250,7 +250,7 @@ def test_real_parts_are_installed_for_flickr8k_without_what_they_ask_for(home, c
     monkeypatch.setattr(bootstrap, 'target_command', lambda *_: ([sys.executable, '-c', ''], home, {}))
     assert bootstrap.main(['flickr8k-short'], {**os.environ, 'MMBLIP2_HOME': str(home)}) == 0
     assert [arguments for arguments, _ in added] == [
-        ('gguf', 'accelerate'), ('--no-deps', '-r', 'requirements/real.txt')]
+        ('gguf', 'accelerate', 'peft'), ('--no-deps', '-r', 'requirements/real.txt')]
     listed = [line.split('==')[0].replace('-', '_') for line in (ROOT / 'requirements/real.txt').read_text().split()
               if '==' in line]
     assert sorted(listed) == sorted(added[1][1])

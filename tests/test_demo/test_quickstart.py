@@ -73,7 +73,8 @@ metrics = {'stage1': {'i2t/retrieval/Recall@1': 40.0, 't2i/retrieval/Recall@1': 
                       'i2t/itc/Recall@1': 20.0, 't2i/itc/Recall@1': 10.0},
            'stage2': {'caption/CIDEr': 150.0, 'caption/Bleu_4': 30.0},
            'vqa': {'vqa/accuracy': 80.0, 'vqa/yes_no': 85.0}}
-task = {'blip_pretrain': 'stage1', 'retrieval': 'stage1', 'blip_caption': 'stage2', 'blip_vqa': 'vqa'}.get(task, task)
+task = {'blip_pretrain': 'stage1', 'retrieval': 'stage1', 'blip_caption': 'stage2', 'caption': 'stage2',
+        'blip_vqa': 'vqa'}.get(task, task)
 metrics = metrics[task]
 if 'model.candidates=None' in sys.argv:
     metrics = {'vqa/accuracy': 70.0, 'vqa/yes_no': 75.0}
@@ -137,7 +138,7 @@ def checkout(tmp_path):
                  'blip_caption', 'blip_vqa'):
         (configs / 'quickstart' / f'{name}.py').write_text("_base_ = ['../_base_/runtime.py']\nlr = 1\n")
     (configs / 'flickr8k').mkdir()
-    for name in ('stage1', 'retrieval', 'stage2'):
+    for name in ('stage1', 'retrieval', 'stage2', 'caption'):
         (configs / 'flickr8k' / f'{name}.py').write_text("_base_ = ['../_base_/runtime.py']\nlr = 1\n")
     shutil.copytree(ROOT / 'demo', root / 'demo')
     return root
@@ -458,7 +459,7 @@ def test_flickr8k_runs_once_and_needs_the_photos_once(checkout, home, photos):
     assert run_flickr8k(checkout, home)[1] == [] and run_flickr8k(checkout, home, photos.parent)[1] == []
     config = checkout / 'configs' / 'flickr8k' / 'stage2.py'
     config.write_text(config.read_text().replace('lr = 1', 'lr = 2'))
-    assert done_by(run_flickr8k(checkout, home)[1]) == ['stage2', 'test_caption', 'test_caption_shuffled']
+    assert done_by(run_flickr8k(checkout, home)[1]) == ['caption', 'stage2', 'test_caption', 'test_caption_shuffled']
 
 
 def test_flickr8k_goes_on_after_a_kill(checkout, home, photos, monkeypatch):
@@ -467,14 +468,15 @@ def test_flickr8k_goes_on_after_a_kill(checkout, home, photos, monkeypatch):
         run_flickr8k(checkout, home, photos)
     monkeypatch.delenv('FAIL_IN')
     _, lines = run_flickr8k(checkout, home)
-    assert '--resume' in lines[0] and done_by(lines) == ['stage2', 'test_caption', 'test_caption_shuffled']
+    assert '--resume' in lines[0] and done_by(lines) == [
+        'caption', 'stage2', 'test_caption', 'test_caption_shuffled']
 
 
 def test_short_flickr8k_takes_few_images_and_steps(checkout, home, photos):
     _, lines = run_flickr8k(checkout, home, photos, quickstart.FLICKR8K_SHORT)
     assert any(line.endswith('--out data/flickr8k-short --first 48 12') for line in lines)
     assert all('train_dataloader.batch_size=8' in line for line in lines if '--work-dir' in line)
-    assert sum('train_cfg.max_iters=8' in line for line in lines) == 3
+    assert sum('train_cfg.max_iters=8' in line for line in lines) == 4
 
 
 def test_main_of_flickr8k_writes_floors_aims_and_page(checkout, home, photos):

