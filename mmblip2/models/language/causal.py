@@ -219,7 +219,7 @@ def pack_targets(rows, starts, owners, num_prefix):
     Returns:
         PackedTargets: See there.
     """
-    of_sample = [[] for _ in range(owners[-1] + 1)]
+    of_sample: list[list[tuple[list[int], int]]] = [[] for _ in range(owners[-1] + 1)]
     for row, start, owner in zip(rows, starts, owners):
         of_sample[owner].append((row, start))
     shared = [_common_start([row for row, _ in group], min(start for _, start in group)) for group in of_sample]
