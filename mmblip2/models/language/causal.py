@@ -239,10 +239,10 @@ def pack_targets(rows, starts, owners, num_prefix):
             ids[sample, place - num_prefix:own.stop - num_prefix] = torch.tensor(row[same:], dtype=torch.int64)
             positions[sample, own] = torch.arange(num_prefix + same, num_prefix + len(row))
             part[sample, own] = number
-            for i in range(start, len(row)):
-                labels.append(row[i])
-                before = place + i - same - 1 if i > same else num_prefix + same - 1
-                predictors.append(sample * total + before)
+            before = [num_prefix + same - 1, *range(own.start, own.stop - 1)]  # of each own token, the place before it
+            for label, predictor in zip(row[start:], before[start - same:]):
+                labels.append(label)
+                predictors.append(sample * total + predictor)
             place = own.stop
     visible = (part[:, :, None] == part[:, None, :]) | (part == 0)[:, None, :]
     visible &= torch.ones(total, total, dtype=torch.bool).tril()

@@ -56,7 +56,7 @@ class Seq2SeqLM(LanguageModel):
         start = labels.new_full((len(targets), 1), self.start_id)
         ids = torch.cat([start, labels[:, :-1]], dim=1).to(embeds.device)
         read = dict(inputs_embeds=embeds)
-        if len(owners) > len(embeds):  # the encoder reads a sample once, the decoder's rows are the targets
+        if owners != list(range(len(embeds))):  # the encoder reads a sample once, the decoder's rows are the targets
             states = self.model.get_encoder()(**read, attention_mask=mask.long(), return_dict=True)
             states.last_hidden_state = states.last_hidden_state[owners]
             read, mask = dict(encoder_outputs=states), mask[owners]
